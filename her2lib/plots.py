@@ -1,0 +1,234 @@
+"""Arrays + ax -> ax. Nothing else in the library draws; maps become colour here and only here, by a stated rule."""
+
+import io
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot as plt
+
+from her2lib.scores import COLOURS, SCORES
+
+INK, GREY, RED = "#222222", "#999999", "#cc3311"
+SCALING = "positive part of the map, divided by its largest value in the patch, bilinear to the patch's size"
+matplotlib.rcParams.update({
+    "font.size": 12, "axes.titlesize": 13, "axes.labelsize": 12, "axes.spines.top": False, "axes.spines.right": False,
+    "figure.dpi": 100, "savefig.bbox": "tight", "figure.constrained_layout.use": True, "svg.hashsalt": "her2",
+    "axes.edgecolor": "#666666", "legend.frameon": False, "figure.facecolor": "white", "font.family": "DejaVu Sans",
+})
+
+
+def panels(rows=1, columns=1, *, width=4.2, height=3.6):
+    """(figure, array of axes) of rows x columns panels; sizes of one panel in inches."""
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
+    return figure, axes.ravel()
+
+
+def image_bytes(figure, *, photo=False, dpi=110, kind=None):
+    """(bytes, mime type) of a figure: PNG for drawings, JPEG for photographs, or the kind asked for (png, svg)."""
+    kind = kind or ("jpeg" if photo else "png")
+    buffer = io.BytesIO()
+    options = {"pil_kwargs": {"quality": 88}} if kind == "jpeg" else {}
+    figure.savefig(buffer, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None, **options)
+    return buffer.getvalue(), {"svg": "image/svg+xml"}.get(kind, f"image/{kind}")
+
+
+def close(figure):
+    """None; the figure's memory is given back (a kernel that draws 500 galleries must not grow)."""
+    plt.close(figure)
+
+
+def counts(table, ax):
+    """ax with one bar per set, stacked by score; table is sets x scores of counts."""
+    left = np.zeros(len(table))
+    for score, name in enumerate(SCORES):
+        width = table[name].to_numpy(float) if name in table else np.zeros(len(table))
+        ax.barh(range(len(table)), width, left=left, color=COLOURS[score], label=name, edgecolor="white")
+        for row, (start, long) in enumerate(zip(left, width, strict=True)):
+            if long > 0.04 * table.to_numpy().sum(1).max():
+                ax.text(start + long / 2, row, f"{long:.0f}", ha="center", va="center", color=_on(COLOURS[score]))
+        left += width
+    ax.set(yticks=range(len(table)), yticklabels=table.index, xlabel="patches")
+    ax.invert_yaxis()
+    ax.legend(title="score", ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=10)
+    return ax
+
+
+def curves(history, ax, *, what="accuracy", null=None, null_name="always the commonest score"):
+    """ax with training and validation curves by epoch; epoch 0 is the network before training."""
+    for column, colour, name in ((f"train_{what}", GREY, "training"), (f"val_{what}", COLOURS[3], "validation")):
+        if column in history:
+            ax.plot(history["epoch"], history[column], "o-", ms=4, color=colour, label=name)
+    if null is not None:
+        ax.axhline(null, color=INK, ls=":", lw=1.2, label=null_name)
+    ax.set(xlabel="epoch (0 = before training)", ylabel=what.replace("_", " "))
+    ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    ax.legend(fontsize=10)
+    return ax
+
+
+def confusion(matrix, ax, *, title="", names=SCORES, rows="true score", columns="predicted score"):
+    """ax with a confusion matrix: colour is the share of the row, each cell says share and count; (4,4) counts."""
+    matrix = np.asarray(matrix, float)
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), value in np.ndenumerate(share):
+        colour = "white" if value > 0.55 else INK
+        weight = "bold" if row == column else "normal"
+        ax.text(column, row - 0.1, f"{100 * value:.0f} %", ha="center", va="center", color=colour, size=15, weight=weight)
+        ax.text(column, row + 0.24, f"{matrix[row, column]:.0f}", ha="center", va="center", color=colour, size=10)
+    labels = [f"{name}\n(n={total:.0f})" for name, total in zip(names, matrix.sum(1), strict=True)]
+    ax.set(xticks=range(len(names)), xticklabels=names, yticks=range(len(names)), yticklabels=labels,
+           xlabel=columns, ylabel=rows, title=title)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    return ax
+
+
+def forest(table, ax, *, null=None, percent=False):
+    """ax with one dot and interval per row; table: name, value, low, high and optional null (bool, drawn grey)."""
+    scale = 100 if percent else 1
+    for row, item in enumerate(table.itertuples()):
+        colour = GREY if getattr(item, "null", False) else INK
+        ax.plot([item.low * scale, item.high * scale], [row, row], color=colour, lw=2.5, solid_capstyle="round")
+        ax.plot(item.value * scale, row, "o", color=colour, ms=8)
+    if null is not None:
+        ax.axvline(null * scale, color=RED, ls=":", lw=1.2)
+    ax.set(yticks=range(len(table)), yticklabels=table["name"], ylim=(len(table) - 0.5, -0.5))
+    ax.grid(axis="x", color="#dddddd", lw=0.7)
+    ax.set_axisbelow(True)
+    return ax
+
+
+def matrix(values, ax, *, names, low=None, high=None, vmin=-0.2, vmax=1.0, cmap="viridis", ylabels=None):
+    """ax with a labelled matrix such as kappas between raters; intervals stand under the values; NaN is blank."""
+    values = np.asarray(values, float)
+    ax.imshow(values, cmap=cmap, vmin=vmin, vmax=vmax)
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            colour = "white" if (value - vmin) / (vmax - vmin) < 0.6 else INK
+            ax.text(column, row - (0.1 if low is not None else 0), f"{value:.2f}", ha="center", va="center", color=colour, size=12)
+            if low is not None and np.isfinite(low[row, column]) and row != column:
+                span = f"{low[row, column]:.2f} to {high[row, column]:.2f}"
+                ax.text(column, row + 0.24, span, ha="center", va="center", color=colour, size=7.5)
+    ax.set(xticks=range(len(names)), yticks=range(len(ylabels or names)), yticklabels=ylabels or names)
+    ax.set_xticklabels(names, rotation=35, ha="right")
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    return ax
+
+
+def strips(values, groups, ax, *, names=SCORES, colours=COLOURS, ylabel=""):
+    """ax with every value as a dot, one column per group, and the median as a bar; groups are integers."""
+    rng = np.random.default_rng(0)
+    for group, name in enumerate(names):
+        column = np.asarray(values, float)[np.asarray(groups) == group]
+        ax.scatter(group + rng.uniform(-0.25, 0.25, len(column)), column, s=12, color=colours[group % len(colours)], alpha=0.7, lw=0)
+        if len(column):
+            ax.hlines(np.median(column), group - 0.32, group + 0.32, color=INK, lw=2.5)
+    ax.set(xticks=range(len(names)), xticklabels=names, ylabel=ylabel)
+    return ax
+
+
+def lines(table, ax, *, x, y, by=None, low=None, high=None, log=False, xlabel=None, ylabel=None):
+    """ax with one line per value of `by` through the rows of a tidy table, with an optional interval band."""
+    groups = table.groupby(by, sort=False) if by else [("", table)]
+    for number, (name, part) in enumerate(groups):
+        part = part.sort_values(x)
+        (line,) = ax.plot(part[x], part[y], "o-", label=str(name), ms=5, color=COLOURS[(3 - number) % 4])
+        if low:
+            ax.fill_between(part[x], part[low], part[high], color=line.get_color(), alpha=0.15, lw=0)
+    if log:
+        ax.set_xscale("log")
+    if by:
+        ax.legend(fontsize=10)
+    ax.set(xlabel=xlabel or x, ylabel=ylabel or y)
+    return ax
+
+
+def reliability(table, ax):
+    """ax of observed against stated probability; table: cut, stated, observed, n per bin."""
+    ax.plot([0, 1], [0, 1], color=GREY, ls=":")
+    for number, (cut, part) in enumerate(table.groupby("cut", sort=False)):
+        ax.plot(part["stated"], part["observed"], "-", color=COLOURS[number + 1], label=cut)
+        ax.scatter(part["stated"], part["observed"], s=10 + 4 * np.sqrt(part["n"]), color=COLOURS[number + 1])
+    ax.set(xlabel="stated probability of lying above the cut", ylabel="observed share", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    ax.legend(title="cut", fontsize=10)
+    return ax
+
+
+def patch(image, ax, *, title="", colour=INK):
+    """ax with one patch, (3,H,W) uint8 tensor or (H,W,3) array, with a title in the colour of its verdict."""
+    ax.imshow(picture(image))
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=9.5, color=colour)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def overlay(image, heat, ax, *, title="", colour=INK, opacity=0.55):
+    """ax with a map over a grey patch; drawn by SCALING, opacity grows with the map."""
+    picture_ = picture(image)
+    ax.imshow(picture_.mean(2), cmap="gray", vmin=0, vmax=255)
+    shown = drawn(heat, picture_.shape[:2])
+    ax.imshow(shown, cmap="inferno", vmin=0, vmax=1, alpha=opacity * np.sqrt(shown))
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=9.5, color=colour)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def steps(image, features, weights, heat, axes):
+    """axes (5) with Grad-CAM's steps: patch, strongest feature maps, their weights, signed sum, ReLU overlaid."""
+    order = np.argsort(-np.abs(np.asarray(weights)))[:9]
+    patch(image, axes[0], title="1  patch")
+    tiles = np.asarray(features)[order]
+    tiles = (tiles - tiles.min((1, 2), keepdims=True)) / (np.ptp(tiles, axis=(1, 2)).reshape(-1, 1, 1) + 1e-12)
+    tiles = np.pad(tiles, ((0, 9 - len(tiles)), (0, 1), (0, 1)), constant_values=np.nan)
+    axes[1].imshow(np.block([[tiles[3 * row + column] for column in range(3)] for row in range(3)]), cmap="gray")
+    axes[1].set_title("2  nine feature maps", fontsize=9.5)
+    axes[2].barh(range(len(order)), np.asarray(weights)[order], color=[COLOURS[0] if w < 0 else COLOURS[3] for w in np.asarray(weights)[order]])
+    axes[2].invert_yaxis()
+    axes[2].set_title("3  their mean gradients", fontsize=9.5)
+    limit = np.abs(heat).max() + 1e-12
+    axes[3].imshow(heat, cmap="PuOr_r", vmin=-limit, vmax=limit)
+    axes[3].set_title("4  weighted sum, signed", fontsize=9.5)
+    overlay(image, heat, axes[4], title="5  positive part over the patch")
+    for ax in (axes[1], axes[3]):
+        ax.set(xticks=[], yticks=[])
+    axes[2].set(yticks=[])
+    return axes
+
+
+def gallery(images, titles, *, right=None, heats=None, columns=4, width=3.1):
+    """figure of patches with their captions, green-blue when right and red when wrong, a map under each when given."""
+    rows = -(-len(images) // columns)
+    tall = 2 if heats is not None else 1
+    figure, axes = plt.subplots(max(rows, 1) * tall, columns, figsize=(width * columns, (width + 0.55) * max(rows, 1) * tall), squeeze=False)
+    for ax in axes.ravel():
+        ax.axis("off")
+    for number, (image, title) in enumerate(zip(images, titles, strict=True)):
+        row, column = tall * (number // columns), number % columns
+        colour = INK if right is None else ("#00695c" if right[number] else RED)
+        patch(image, axes[row, column], title=title, colour=colour).axis("on")
+        if heats is not None:
+            overlay(image, heats[number], axes[row + 1, column]).axis("on")
+    return figure
+
+
+def picture(image):
+    """(H,W,3) uint8 array of a patch given as (3,H,W) tensor or (H,W,3) array."""
+    image = np.asarray(image)
+    return image.transpose(1, 2, 0) if image.shape[0] == 3 and image.shape[-1] != 3 else image
+
+
+def drawn(heat, shape):
+    """(H,W) in 0..1: a signed map as it is drawn, by SCALING."""
+    from skimage.transform import resize
+
+    heat = np.maximum(np.asarray(heat, float), 0)
+    return resize(heat, shape, order=1, mode="edge", anti_aliasing=False) / (heat.max() or 1.0)
+
+
+def _on(colour):
+    red, green, blue = matplotlib.colors.to_rgb(colour)
+    return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.6 else INK
