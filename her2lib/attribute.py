@@ -14,9 +14,9 @@ from her2lib.scores import CUTS
 
 ATTENTION_BYTES = 2**29  # attention of all layers kept at once: 22 MB a patch for ViT-B at 224 px, 606 MB at 512 px
 WHY_NOT_LAST_OUTPUT = (
-    "Grad-CAM at the last block's output is refused: the logits read only the pooled token there, so the gradient with respect to "
-    "every patch token is exactly zero and a picture of it shows nothing of the network. Use at='features', the tokens ENTERING the "
-    "last block; last_output_cam computes the zero for a figure."
+    "Grad-CAM at the last block's output is refused: the logits read only the pooled token there, so the gradient with respect "
+    "to every patch token is exactly zero and a picture of it shows nothing of the network. Use at='features', the tokens "
+    "ENTERING the last block; last_output_cam computes the zero for a figure."
 )
 
 
@@ -31,12 +31,12 @@ class Method:
 
 
 def explained(logits, score):
-    """(B,) what a map explains: logit of a score (int or (B,) ints), log-odds of exceeding a cut ("1+|2+"), or "expected" score."""
+    """(B,) what a map explains: a score's logit (int or (B,) ints), log-odds of exceeding a cut ("1+|2+") or "expected" score."""
     if isinstance(score, str):
         if score == "expected":
             return logits.softmax(1) @ torch.arange(logits.shape[1], device=logits.device, dtype=logits.dtype)
         if score not in CUTS:
-            raise ValueError(f"{score!r} cannot be explained: give a score 0..3, one of the cuts {', '.join(CUTS)}, or 'expected'.")
+            raise ValueError(f"{score!r} cannot be explained: give a score 0..3, a cut ({', '.join(CUTS)}) or 'expected'.")
         above = CUTS.index(score) + 1
         return logits[:, above:].logsumexp(1) - logits[:, :above].logsumexp(1)
     wanted = torch.as_tensor(score, device=logits.device)
@@ -49,29 +49,29 @@ def grad_cam(net, x, score, *, at="features"):
     """(B,h,w) features weighted by their mean gradient, no ReLU (Selvaraju 2017)."""
     if at != "features":
         raise ValueError(WHY_NOT_LAST_OUTPUT if at == "last_output" else f"Grad-CAM is taken at 'features', not at {at!r}.")
-    features, gradient = _features_gradient(net, x, score)
+    features, gradient = features_gradient(net, x, score)
     return torch.einsum("bchw,bc->bhw", features, gradient.mean((2, 3)))
 
 
 def hires_cam(net, x, score):
     """(B,h,w) features times gradient, summed over channels (Draelos & Carin 2020)."""
-    features, gradient = _features_gradient(net, x, score)
+    features, gradient = features_gradient(net, x, score)
     return (features * gradient).sum(1)
 
 
 def layer_cam(net, x, score):
     """(B,h,w) features times positive gradient, summed over channels (Jiang 2021)."""
-    features, gradient = _features_gradient(net, x, score)
+    features, gradient = features_gradient(net, x, score)
     return (features * gradient.relu()).sum(1)
 
 
 def attention(net, x, score=None, *, layer=-1, head=None, query=None):
-    """(B,h,w) attention that a query pays to each patch token: query None = what the logits read, or (row, column); head None = mean."""
-    layer = range(_layers(net))[layer]
-    with _looking(net, gradients=False):
+    """(B,h,w) attention paid to each patch by a query: None = the token the logits read, or (row, column); head None = mean."""
+    layer += _layers(net) if layer < 0 else 0
+    with looking(net, gradients=False):
         seen = net.tap(x, attention=(layer,)).attention[layer]  # (B,heads,T,T)
     seen = seen.mean(1) if head is None else seen[:, head]
-    return _on_grid(net, _step(_reader(net, seen) if query is None else _token(net, seen, query), seen))
+    return _on_grid(net, _step(_reader(net, seen, query), seen))
 
 
 def rollout(net, x, score=None):
@@ -88,7 +88,7 @@ def rollout(net, x, score=None):
 
 
 def relevance(net, x, score, *, through_stem=True):
-    """(B,h,w) gradient-weighted attention relevance, rules 5 and 6 (Chefer 2021), times the hybrid's stem by rule 5; at least 0."""
+    """(B,h,w) gradient-weighted attention relevance, at least 0: rules 5 and 6 (Chefer 2021), rule 5 at the hybrid's stem."""
 
     def piece(part, wanted):
         tap = net.tap(_leaf(part), attention=range(net.layers))
@@ -106,7 +106,7 @@ def relevance(net, x, score, *, through_stem=True):
 
 def integrated_gradients(net, x, score, *, steps=32):
     """(B,H,W) integrated gradients from clear glass to the patch, summed over colours (Sundararajan 2017; Captum)."""
-    with _looking(net, gradients=True):
+    with looking(net, gradients=True):
         method = IntegratedGradients(lambda part, wanted: explained(net(part), wanted))
         path = dict(baselines=_glass(net, x).expand_as(x).contiguous(), n_steps=steps, internal_batch_size=len(x))
         return method.attribute(_leaf(x), additional_forward_args=_wanted(score, x), **path).sum(1).detach()
@@ -116,7 +116,7 @@ def occlusion(net, x, score, *, window_px=None, batch=32):
     """(B,H,W) fall of what is explained where a square of glass hides the patch, mean over the squares (Zeiler 2014; Captum)."""
     window_px = window_px or max(2, x.shape[-1] // 7)  # the CNNs' features are a 7 x 7 grid at 224 px
     squares = dict(sliding_window_shapes=(3, window_px, window_px), strides=(3, window_px // 2, window_px // 2))
-    with _looking(net, gradients=False):
+    with looking(net, gradients=False):
         method = Occlusion(lambda part, wanted: explained(net(part), wanted))
         passes = dict(baselines=_glass(net, x).expand_as(x), perturbations_per_eval=max(1, batch // len(x)))
         return method.attribute(x, additional_forward_args=_wanted(score, x), **squares, **passes).mean(1)
@@ -124,12 +124,12 @@ def occlusion(net, x, score, *, window_px=None, batch=32):
 
 def random(net, x, score=None, *, seed=0):
     """(B,h,w) null: standard normal noise on the network's grid, drawn from the patch itself and the seed."""
-    return torch.stack([torch.randn(net.grid, generator=generator) for generator in _generators(x, seed)]).to(x)
+    return torch.stack([torch.randn(net.grid, generator=generator) for generator in generators(x, seed)]).to(x)
 
 
 def blur_random(net, x, score, *, like=grad_cam, seed=0):
     """(B,h,w) null: the very values of like's map with nearly its spectrum, placed by chance."""
-    return surrogate(like(net, x, score), _generators(x, seed))
+    return surrogate(like(net, x, score), generators(x, seed))
 
 
 def surrogate(maps, generators, *, rounds=20):
@@ -156,7 +156,7 @@ def dab(net, x, score=None):
 
 def edges(net, x, score=None):
     """(B,H,W) null: Sobel gradient of the patch's grey value (0..1) per px, no network."""
-    grey = F.pad((x * _colours(net.std, x) + _colours(net.mean, x)).mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    grey = F.pad(pixels(net, x).to(x).mean(1, keepdim=True) / 255, (1, 1, 1, 1), mode="replicate")
     sobel = x.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
     return F.conv2d(grey, torch.stack([sobel, sobel.T])[:, None]).norm(dim=1)
 
@@ -184,12 +184,12 @@ def methods_for(net):
 
 
 def last_output_cam(net, x, score):
-    """(maps (B,h,w), largest |gradient|) of Grad-CAM at the last block's OUTPUT: both exactly 0 where the logits read one token."""
+    """(maps (B,h,w), largest |gradient|) of Grad-CAM at the last block's OUTPUT: exactly 0 where the logits read one token."""
     _layers(net)
     kept = []
     handle = net.backbone.blocks[-1].register_forward_hook(lambda block, args, tokens: kept.append(tokens))
     try:
-        with _looking(net, gradients=True):
+        with looking(net, gradients=True):
             gradient = torch.autograd.grad(explained(net(_leaf(x)), score).sum(), kept)[0][:, net.prefix_tokens :]
     finally:
         handle.remove()
@@ -198,13 +198,8 @@ def last_output_cam(net, x, score):
     return maps, gradient.abs().max().item()
 
 
-def pixels(net, x):
-    """(B,3,H,W) uint8, the image behind a normalised input."""
-    return ((x * _colours(net.std, x) + _colours(net.mean, x)) * 255).round().clamp(0, 255).to(torch.uint8)
-
-
 @contextmanager
-def _looking(net, *, gradients):
+def looking(net, *, gradients):
     """Eval mode inside (dropout and batch statistics would make the map noise) and, outside, all as it was, whatever happens."""
     was = [(module, module.training) for module in net.modules()]
     try:
@@ -216,21 +211,36 @@ def _looking(net, *, gradients):
             module.training = training
 
 
-def _features_gradient(net, x, score):
+def generators(x, seed):
+    """One generator per patch from its own numbers and the seed, so that a batch equals its patches one by one."""
+    rows = x.detach().cpu().contiguous().numpy()
+    return [torch.Generator().manual_seed(zlib.crc32(row.tobytes()) + (seed << 32)) for row in rows]
+
+
+def pieces(net, x):
+    """Slices of the batch, so small that the attention of all layers fits ATTENTION_BYTES."""
+    tokens = net.prefix_tokens + net.grid[0] * net.grid[1]
+    size = max(1, ATTENTION_BYTES // (_layers(net) * net.heads * tokens**2 * x.element_size()))
+    return [slice(start, start + size) for start in range(0, len(x), size)]
+
+
+def pixels(net, x):
+    """(B,3,H,W) uint8, the image behind a normalised input."""
+    return ((x * _colours(net.std, x) + _colours(net.mean, x)) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def features_gradient(net, x, score):
     """(features, gradient) both (B,C,h,w); the backward pass stops there, so no parameter's gradient is computed or stored."""
-    with _looking(net, gradients=True):
+    with looking(net, gradients=True):
         tap = net.tap(_leaf(x))
         return tap.features.detach(), torch.autograd.grad(explained(tap.logits, score).sum(), tap.features)[0]
 
 
 def _in_pieces(net, x, score, piece, *, gradients):
-    """(B,h,w) of piece(part, its scores), parts so small that the attention of all layers fits ATTENTION_BYTES."""
-    tokens = net.prefix_tokens + net.grid[0] * net.grid[1]
-    size = max(1, ATTENTION_BYTES // (_layers(net) * net.heads * tokens**2 * x.element_size()))
+    """(B,h,w) of piece(part, its scores)."""
     wanted = _wanted(score, x)
-    with _looking(net, gradients=gradients):
-        parts = [slice(start, start + size) for start in range(0, len(x), size)]
-        return torch.cat([piece(x[part], wanted[part] if torch.is_tensor(wanted) else wanted) for part in parts])
+    with looking(net, gradients=gradients):
+        return torch.cat([piece(x[part], wanted[part] if torch.is_tensor(wanted) else wanted) for part in pieces(net, x)])
 
 
 def _wanted(score, x):
@@ -244,27 +254,20 @@ def _leaf(x):
 
 
 def _layers(net):
+    """int, the network's layers of attention; an error where it has none."""
     if not net.layers:
         raise ValueError(f"{net.network} has no attention: use grad_cam, hires_cam or layer_cam, or a network with attention.")
     return net.layers
 
 
-def _reader(net, attention):
-    """(B,T) row that the logits read: the first token, or the mean of all patches in a network without prefix tokens."""
+def _reader(net, attention, query=None):
+    """(B,T) row with 1 at a query (row, column), else at the token the logits read, else all patches evenly (no prefix token)."""
     row = attention.new_zeros(len(attention), attention.shape[-1])
-    if net.prefix_tokens:
-        row[:, 0] = 1
-        return row
-    return row + 1 / row.shape[1]
-
-
-def _token(net, attention, query):
-    """(B,T) row with 1 at the patch token in (row, column) of the grid."""
-    down, across = query
-    if not (0 <= down < net.grid[0] and 0 <= across < net.grid[1]):
-        raise ValueError(f"There is no patch token {query}: the grid is {net.grid[0]} rows by {net.grid[1]} columns, counted from 0.")
-    row = attention.new_zeros(len(attention), attention.shape[-1])
-    row[:, net.prefix_tokens + down * net.grid[1] + across] = 1
+    if query is None and not net.prefix_tokens:
+        return row + 1 / row.shape[1]
+    if query is not None and not all(0 <= place < side for place, side in zip(query, net.grid, strict=True)):
+        raise ValueError(f"There is no patch token {query}: the grid is {net.grid[0]} rows by {net.grid[1]} columns, from 0.")
+    row[:, 0 if query is None else net.prefix_tokens + query[0] * net.grid[1] + query[1]] = 1
     return row
 
 
@@ -286,9 +289,3 @@ def _colours(values, x):
 def _glass(net, x):
     """(1,3,1,1) clear white glass as the network's input."""
     return (1 - _colours(net.mean, x)) / _colours(net.std, x)
-
-
-def _generators(x, seed):
-    """One generator per patch from its own numbers and the seed, so that a batch equals its patches one by one."""
-    rows = x.detach().cpu().contiguous().numpy()
-    return [torch.Generator().manual_seed(zlib.crc32(row.tobytes()) + (seed << 32)) for row in rows]

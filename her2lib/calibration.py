@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from her2lib.intervals import Counted, bootstrap, unit_sums
+from her2lib.intervals import Counted, bootstrap
 from her2lib.scores import CUTS
 
 BINS = 10
@@ -18,7 +18,7 @@ def at_least(probabilities):
 
 
 class Ranked:
-    """AUROC as a statistic that resamples by weights: split(truth, probabilities) gives pairs (positive (N,), graded (N,)), averaged."""
+    """AUROC as a statistic that resamples by weights: split(truth, probabilities) gives pairs (positive, graded), averaged."""
 
     kind = "number"
 
@@ -63,12 +63,12 @@ calibration_error = [Counted(lambda t, p, k=k: _ece_rows(t, p, k), _ece) for k i
 
 
 def fit_temperature(truth, probabilities):
-    """float, the temperature that minimises the validation patches' cross-entropy (Guo 2017); above 1 the network was too sure."""
+    """float, the temperature that minimises cross-entropy on validation patches (Guo 2017); above 1 = too sure."""
     logits, rows = np.log(np.clip(probabilities, _TINY, 1)), np.arange(len(truth))
     if not len(rows):
         raise ValueError("A temperature needs validation patches: there are none.")
-    loss = minimize_scalar(lambda t: -log_softmax(logits * np.exp(-t), axis=1)[rows, truth].mean(), bounds=(-3, 5), method="bounded")
-    return float(np.exp(loss.x))
+    best = minimize_scalar(lambda t: -log_softmax(logits * np.exp(-t), axis=1)[rows, truth].mean(), bounds=(-3, 5))
+    return float(np.exp(best.x))
 
 
 def cooled(probabilities, temperature):
@@ -77,7 +77,7 @@ def cooled(probabilities, temperature):
 
 
 def prior_corrected(probabilities, *, trained, target=None, steps=500):
-    """((N,4) probabilities, (4,) target shares): for score shares other than the trained ones, by EM if not given (Saerens 2002)."""
+    """((N,4) probabilities, (4,) target shares): for score shares other than trained; by EM if not given (Saerens 2002)."""
     trained = np.asarray(trained, float) / np.sum(trained)
     share = trained if target is None else np.asarray(target, float) / np.sum(target)
     ratio = np.divide(1, trained, out=np.zeros_like(trained), where=trained > 0)
@@ -102,7 +102,7 @@ def reliability(truth, probabilities, *, units, resamples=1000, seed=0):
 
 
 def risk_coverage(truth, probabilities, *, units, steps=20, resamples=1000, seed=0):
-    """DataFrame, per share of patches kept (surest first): threshold, error and off-by-two rate among the kept, with intervals."""
+    """DataFrame, per share of patches kept (surest first): threshold, error and off-by-two rate of the kept, intervals."""
     sure, chosen = np.max(probabilities, axis=1), np.argmax(probabilities, axis=1)
     away, found = np.abs(chosen - np.asarray(truth)), []
     for threshold in np.unique(np.quantile(sure, np.linspace(0, 1, steps, endpoint=False), method="lower"))[::-1]:

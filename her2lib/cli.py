@@ -47,7 +47,6 @@ def parser():
 
 def run(options):
     """int; executes the study and prints the path of the report."""
-    from her2lib import report as report_
     from her2lib import run as run_
 
     study = load(_study_file(options))
@@ -58,7 +57,9 @@ def run(options):
     )
     if options.dry_run:
         return 0
-    print(f"\nReport: {report_.render(study)}")
+    from her2lib import report as report_  # only now: it brings matplotlib and nbconvert
+
+    print(f"{summary}\nReport: {report_.render(study)}")
     return summary.exit_code
 
 
@@ -95,6 +96,7 @@ def phantom(options):
 
 def report(options):
     """int; prints the path of the report."""
+
     from her2lib import report as report_
 
     print(f"Report: {report_.render(load(options.study))}")

@@ -40,7 +40,7 @@ BACKBONES = {  # timm's names with the tag of the ImageNet weights
 
 @dataclass(frozen=True)
 class Tap:
-    """What a network saw: logits (B,4), embedding (B,D), features (B,C,h,w), stem (B,C,h,w) or None, attention {layer: (B,heads,T,T)}."""
+    """logits (B,4), embedding (B,D), features (B,C,h,w), stem (B,C,h,w) or None, attention {layer as asked: (B,heads,T,T)}."""
 
     logits: torch.Tensor
     embedding: torch.Tensor
@@ -99,17 +99,17 @@ class Net(nn.Module):
 
     def _checked(self, x):
         if self.layers and tuple(x.shape[-2:]) != (self.side_px, self.side_px):
-            raise ValueError(f"{self.network} was created for side_px={self.side_px}, not {tuple(x.shape[-2:])} pixels: "
+            raise ValueError(f"{self.network} was created for side_px={self.side_px}, not {tuple(x.shape[-2:])}: "
                              "create it with that side_px; its position embedding is resampled.")
         return x
 
 
-def create(network, *, side_px, weights="imagenet", scores=len(SCORES), seed=0, **options):
-    """Net with weights "imagenet" (timm's hub), "none" (random, by seed) or a file; options go to timm (drop_rate, drop_path_rate)."""
+def create(network, *, side_px, weights="imagenet", scores=4, seed=0, **options):
+    """Net with weights "imagenet" (timm's hub), "none" (random, by seed) or a file; options (drop_rate, ...) go to timm."""
     if network not in BACKBONES:
         raise ValueError(f"{network!r} is not a network of this study.{nearest(network, BACKBONES)}")
-    if network.startswith("vit") and side_px % 16 or side_px < 32:
-        raise ValueError(f"side_px={side_px} does not fit {network}: take at least 32 px and a multiple of 16, such as 224.")
+    if side_px < 32 or (network.startswith("vit") and side_px % 16):
+        raise ValueError(f"side_px={side_px} does not fit {network}: take a multiple of 16 from 32 px on, such as 224.")
     config = dict(network=network, side_px=side_px, weights=str(weights), scores=scores, seed=seed, **options)
     build = partial(_build, network, side_px, weights == "imagenet", num_classes=scores, **options)
     with torch.random.fork_rng(devices=[]):  # the new head is random by seed, whatever ran before
@@ -131,7 +131,7 @@ def rebuild(net, **options):
 
 def normalise(images, net):
     """(B,3,H,W) float32 network input of uint8 images, with the mean and deviation of the net's own weights."""
-    return torch.sub(images, net._shift).div_(net._scale)
+    return torch.sub(images.to(net._shift.device), net._shift).div_(net._scale)
 
 
 def read_weights(path):
@@ -140,9 +140,10 @@ def read_weights(path):
     if not path.is_file():
         raise FileNotFoundError(f'{path} is not a weights file: give a .safetensors or .pth file, "imagenet" or "none".')
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix == ".safetensors"
+        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path.name} was refused: it is damaged or holds more than weights; save it as .safetensors.") from error
+        raise ValueError(f"{path.name} was refused: damaged, or more than weights; save it as .safetensors.") from error
     state = next((state[k] for k in ("state_dict", "model") if isinstance(state, dict) and k in state), state)
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"{path.name} holds no table of named weights; save model.state_dict() as .safetensors.")
@@ -164,7 +165,7 @@ def probe(name, images, *, folder, weights="imagenet", batch=32, seed=0, progres
 
 
 def probe_head(features, score, *, head="logistic", C=0.1):
-    """function of (M,D) features -> (M,4) probabilities: logistic, or ordinal = one logistic per clinical cut (Frank & Hall 2001)."""
+    """function of (M,D) features -> (M,4) probabilities: "logistic", or "ordinal", one per clinical cut (Frank & Hall 2001)."""
     if head not in ("logistic", "ordinal"):
         raise ValueError(f"{head!r} is not a head of the probe.{nearest(head, ('logistic', 'ordinal'))}")
     score, fit = np.asarray(score), partial(_logistic, features, C=C)
@@ -179,12 +180,13 @@ def _build(network, side_px, pretrained, **options):
         size = dict(img_size=side_px) if network.startswith("vit") else {}
         return timm.create_model(BACKBONES[network], pretrained=pretrained, **size, **options)
     cnn = timm.create_model(BACKBONES[network], pretrained=pretrained, features_only=True, out_indices=(4,))
-    return VisionTransformer(side_px, 1, embed_dim=512, depth=4, num_heads=8, embed_layer=partial(HybridEmbed, cnn), **options)
+    embed = partial(HybridEmbed, cnn)
+    return VisionTransformer(side_px, 1, embed_dim=512, depth=4, num_heads=8, embed_layer=embed, **options)
 
 
 @contextmanager
 def _unfused(blocks, layers):
-    """{layer: attention after the softmax}, filled by the forward inside; every hook and flag is put back, also after an error."""
+    """{layer: attention after the softmax}, filled by the forward inside; hooks and flags are put back, also after an error."""
     seen, handles, fused = {}, [], [block.attn.fused_attn for block in blocks]
     wrong = [layer for layer in layers if not -len(blocks) <= layer < len(blocks)]
     if wrong:
@@ -206,15 +208,13 @@ def _from_hub(build, name):
     offline = hub.HF_HUB_OFFLINE
     try:  # one look first: timm retries a dead line for 57 s [measured]
         offline or urlopen(Request(hub.ENDPOINT, method="HEAD"), timeout=5).close()
-    except HTTPError:
-        pass  # it answered
-    except OSError:
-        hub.HF_HUB_OFFLINE = True
+    except OSError as error:
+        hub.HF_HUB_OFFLINE = not isinstance(error, HTTPError)  # an HTTP error is an answer
     try:
         return build()
     except OSError as error:
-        raise OSError(f"The pretrained weights of {name} are not in the cache folder {hub.HF_HUB_CACHE} and {hub.ENDPOINT} did not give "
-                      "them: copy that folder from a connected machine (or log in, for a gated encoder), "
+        raise OSError(f"The pretrained weights of {name} are not in the cache folder {hub.HF_HUB_CACHE} and {hub.ENDPOINT} did "
+                      "not give them: copy that folder from a connected machine (log in first, for a gated encoder), "
                       'or give weights="FILE.safetensors", or weights="none" for random ones.') from error
     finally:
         hub.HF_HUB_OFFLINE = offline
@@ -239,10 +239,11 @@ def _load(net, state, origin):
 
 
 def _foreign(net, state, own, prefix, origin):
-    """{name: tensor} of a backbone file made elsewhere: another number of outputs is left out, positions are resampled to this grid."""
+    """{name: tensor} of a backbone file: another head is left out, positions are resampled to this grid."""
     head = prefix + net.backbone.pretrained_cfg["classifier"] if prefix == "backbone." and net.network != "hybrid" else "-"
     if f"{head}.weight" in state and state[f"{head}.weight"].shape != own[f"{head}.weight"].shape:
-        warnings.warn(f"{origin}: its head of {len(state[head + '.weight'])} outputs is left out, the new head is untrained.", stacklevel=4)
+        outputs = len(state[f"{head}.weight"])
+        warnings.warn(f"{origin}: its head of {outputs} outputs is left out, the new head is untrained.", stacklevel=4)
         state |= {f"{head}.{part}": own[f"{head}.{part}"] for part in ("weight", "bias")}
     place = "backbone.pos_embed"
     if place in state and place in own:

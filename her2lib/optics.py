@@ -9,6 +9,8 @@ from scipy import ndimage
 
 HAEMATOXYLIN = (0.66, 0.61, 0.44)  # mean direction of nuclei in eight cores of one scanner; Ruifrok's reads 0.65, 0.70, 0.29
 DAB = (0.37, 0.59, 0.71)
+INKS = ((0.9, 0.6, 0.1), (0.95, 0.25, 0.75), (0.75, 0.7, 0.65))  # blue, green, black pens
+PIGMENT = (0.28, 0.50, 0.82)  # haemosiderin: golden, yellower than DAB
 EOSIN = (0.09, 0.95, 0.28)
 GLASS = {"white": (245, 245, 247), "lavender": (236, 235, 243), "grey": (214, 213, 214), "yellow": (241, 236, 219)}
 
@@ -26,6 +28,7 @@ class Optics:
     sharpen_um: float
     noise: float
     jpeg: int
+    ink: tuple
     eosin: tuple = EOSIN
 
 
@@ -35,14 +38,15 @@ def draw(rng, *, laboratory=0):
     glass = np.array(GLASS[lab.choice(list(GLASS), p=(0.25, 0.45, 0.2, 0.1))], float)
     return Optics(
         haematoxylin=_jitter(_jitter(HAEMATOXYLIN, 0.03, lab), 0.02, rng),
-        dab=_jitter(_jitter(DAB, 0.03, lab), 0.015, rng),
+        dab=_jitter(_jitter(DAB, 0.018, lab), 0.01, rng),
         glass=tuple(np.clip(glass + rng.normal(0, 1.5) + rng.normal(0, 0.5, 3), 150, 254)),
         tilt=tuple(rng.normal(0, 0.012, 2)),
         blur_um=lab.uniform(0.25, 0.5) * rng.uniform(0.9, 1.15),
-        sharpen=lab.uniform(0.3, 1.9),
+        sharpen=lab.uniform(0.4, 2.4),
         sharpen_um=lab.uniform(0.5, 0.9),
         noise=lab.uniform(0.8, 2.2),
         jpeg=int(lab.integers(78, 94)),
+        ink=INKS[rng.integers(len(INKS))],
     )
 
 
@@ -51,11 +55,11 @@ def plain(optics):
     return replace(optics, sharpen=0.0, noise=0.0, jpeg=0, tilt=(0.0, 0.0))
 
 
-def develop(optics, haematoxylin, *, mpp, rng, dab=None, eosin=None, grey=None, defocus=None):
-    """(H,W,3) uint8 picture of (H,W) optical densities, base 10; grey absorbs all light alike, defocus (H,W) is 0..1."""
-    dyes = ((haematoxylin, optics.haematoxylin), (dab, optics.dab), (eosin, optics.eosin), (grey, (1.0, 1.0, 1.0)))
-    dyes = [(d.astype(np.float32), v) for d, v in dyes if d is not None]
-    height, width = haematoxylin.shape
+def develop(optics, dyes, *, mpp, rng, defocus=None):
+    """(H,W,3) uint8 picture of {dye: (H,W) density, base 10}; a dye is one of optics or a grey, defocus (H,W) is 0..1."""
+    vectors = {"grey": (1.0, 1.0, 1.0), "pigment": PIGMENT, **vars(optics)}
+    dyes = [(density, vectors[name]) for name, density in dyes.items()]
+    height, width = dyes[0][0].shape
     light = _light(optics, height, width)
     noise = rng.standard_normal((height, width), np.float32) if optics.noise else None
     picture = np.empty((height, width, 3), np.uint8)

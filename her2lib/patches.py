@@ -1,76 +1,53 @@
-"""Patches and their scores from BCI folders, score folders or a CSV manifest: every problem listed, split without cutting a slide."""
+"""Patches and scores from BCI folders, score folders or a CSV manifest, every problem listed before anything is trained on."""
 
-import contextlib
-import hashlib
-import io
-import json
 import os
 import re
-import stat
 import unicodedata
-import warnings
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps, UnidentifiedImageError
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from tqdm.auto import tqdm
 
 from her2lib import scores
+from her2lib.images import FAULTS, DataError, ahead, pixels, probe
+from her2lib.splits import groups, split, subset
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # named, so that no rarer (PostScript, PSD) decoder meets a stranger's file
-SETS = ("train", "val", "test", "external")
-MAX_PX, MIN_SIDE_PX, MAX_BYTES = 8192**2, 32, 2**28
-MPP = (0.05, 10.0)  # from oil immersion to a loupe; outside it the unit is wrong (nm, mm)
+__all__ = ["DataError", "Patches", "ahead", "check", "groups", "pixels", "probe", "read", "split", "stop_on_errors", "subset"]
 COLUMNS = ("name", "path", "score", "slide", "patient", "mpp", "set", "he")
-PROBLEMS = {  # code: severity, what is wrong, what to do; an error leaves the patch out, a warning does not
-    "missing": ("error", "there is no such file", "correct the path in the manifest or bring the file back"),
-    "outside": ("error", "the path, or a link on it, leaves the folder", "move the file inside, or say --allow-outside"),
-    "special": ("error", "this is a folder or a device, not a file", "name an image file"),
-    "locked": ("error", "the file may not be read ({})", "give yourself the right to read it"),
-    "empty": ("error", "the file is empty (0 bytes)", "copy it again from its source"),
-    "damaged": ("error", "the image is cut short or damaged ({})", "copy it again from its source"),
-    "foreign": ("error", "this is no PNG, JPEG, TIFF, BMP or WebP image", "export the patch as PNG"),
-    "huge": ("error", "{}: a slide or a decompression bomb, not a patch", "cut it into patches of at most 8192 x 8192 px"),
-    "small": ("error", "{}: too small to hold a cell", "export patches of at least 32 px, better 1024"),
-    "grey": ("error", "the image is grey ({}): brown and blue cannot be told apart", "export it in colour, 8 bits"),
-    "print": ("error", "{} colours depend on a printer's profile, brown would shift", "export it as RGB"),
-    "alpha": ("warning", "the image has transparent pixels: they are laid on white", "export without transparency"),
-    "palette": ("warning", "the image has a palette of at most 256 colours", "export it in full colour"),
-    "16-bit": ("warning", "16 bits a channel: only the upper 8 are kept", "export 8 bits a channel"),
-    "turned": ("warning", "turned upright by its EXIF tag", "nothing, unless its HE partner has no such tag"),
-    "oblong": ("warning", "{}: not square, the middle square is used", "export square patches"),
-    "size": ("warning", "{} where most are {}: with one magnification these differ in mpp", "give mpp or export one size"),
+WORDS = ("file", "path", "word", "slide", "patient", "mpp", "set", "he")  # a patch as written, before it is judged
+SETS = {"": "", "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+        "testing": "test", "external": "external"}
+ALIKE = {"split": "set", "fold": "set", "label": "score", "class": "score", "file": "path", "filename": "path", "image": "path",
+         "case": "patient", "wsi": "slide"}
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+MPP = (0.05, 10.0)  # from oil immersion to a loupe; beyond, the unit is wrong (nm, mm)
+PROBLEMS = FAULTS | {  # code: severity, what is wrong, what to do; an error leaves the patch out, a warning does not
+    "outside": ("error", "the path, or a link on it, leaves the folder", "move the file inside, or allow_outside=True"),
+    "link": ("error", "this link to a folder is not followed", "put the folder itself there"),
     "score": ("error", "{} is not a HER2 score", "write one of 0, 1+, 2+, 3+"),
     "unscored": ("warning", "no score is given: neither trained nor tested on", "fill in the score"),
     "set": ("error", "{} is not a set", "write train, val, test, external or nothing"),
     "set name": ("warning", "its name says {}, its folder {}: the folder counts", "rename or move the file"),
-    "mpp": ("error", "{} is not a pixel size in micrometres (0.05 to 10)", "write it like 0.25, or leave it empty"),
+    "mpp": ("error", "{} is no pixel size in micrometres (0.05 to 10)", "write it like 0.25, or leave it empty"),
     "rater": ("warning", "{} is not a reading: taken as not read", "write one of 0, 1+, 2+, 3+ or nothing"),
     "column": ("warning", "the column {} is not used", "rename it to {} if that is what it holds"),
     "name": ("error", "the name holds control signs or is not Unicode", "rename the file"),
+    "oblong": ("warning", "{}: not square, only the middle square is used", "export square patches"),
+    "size": ("warning", "{} where most are {}: at equal magnification its mpp will differ", "give mpp, or export one size"),
     "repeat": ("warning", "the same bytes as {}: counted once", "delete one of the two"),
-    "leak": ("error", "the same bytes as {}, which is in the {} set", "delete it here, or training sees the test"),
-    "torn": ("error", "the same bytes stand with the scores {} ({})", "decide on one score and delete the other file"),
-    "partner": ("warning", "its HE partner {}", "bring the HE file back if you need pairs"),
+    "leak": ("error", "the same bytes as {}, which is in the {} set", "delete it here, or training sees that set"),
+    "torn": ("error", "the same bytes stand with the scores {} ({})", "decide on one score, delete the other file"),
+    "partner": ("warning", "its HE partner: {}", "bring a sound HE file if you need pairs"),
     "stray": ("warning", "{}", "remove it, or bring what is missing"),
-    "cut": ("warning", "{} {} stands in {}: these sets are not independent", "give whole slides and patients to one set"),
+    "cut": ("warning", "{} {} stands in {}: these sets are not independent", "give each slide and patient to one set"),
 }
-
-
-class DataError(ValueError):
-    """One sentence about data that cannot be used, with the remedy."""
 
 
 @dataclass(frozen=True)
 class Patches:
-    """images (N,3,H,W) uint8 tensor; score (N,) int, -1 unknown; slide, patient, name (N,) str; mpp (N,) AFTER resizing, of H and W."""
+    """images (N,3,H,W) uint8 tensor; score (N,) int, -1 unknown; slide, patient, name (N,) str; mpp (N,) AFTER resizing."""
 
     images: object
     score: np.ndarray
@@ -94,18 +71,17 @@ class Patches:
 def read(path, *, allow_outside=False, deep=False, cache=None, progress=False):
     """(table, problems): one row per usable patch (COLUMNS, rater_*); one row per problem (severity, file, problem, remedy)."""
     root, rows, found = _layout(Path(path))
-    inside = [allow_outside or within for within in _inside(rows.path, root)]
-    rows["he"] = rows.he.where(_inside(rows.he, root) if not allow_outside else True, "")
+    inside = _inside(rows.path, root) | allow_outside
+    rows["he"] = rows.he.where(_inside(rows.he, root) | allow_outside, "")
     facts = probe(rows.path.where(inside, ""), cache=cache, deep=deep, progress=progress)
-    facts.loc[~np.array(inside), "fault"] = "outside"
+    facts.loc[~inside, "fault"] = "outside"
     rows = pd.concat([rows, facts], axis=1)
     bad = _judge_words(rows, found) | _judge_files(rows, found)
-    bad |= _judge_twins(rows[~bad], found).reindex(rows.index, fill_value=False)
     rows = rows[~bad].reset_index(drop=True)
+    rows = rows[~_judge_twins(rows, found)].reset_index(drop=True)
     _judge_sets(rows, found)
-    _judge_partners(rows, found, probe(rows.he, cache=cache, deep=deep, progress=progress))
-    raters = [column for column in rows if column.startswith("rater_")]
-    return rows[[*COLUMNS, *raters]], _problems(found)
+    _judge_pairs(rows, found, probe(rows.he, cache=cache, deep=deep, progress=progress))
+    return rows[[*COLUMNS, *_raters(rows)]], _problems(found)
 
 
 def check(path, *, deep=True, allow_outside=False, cache=None, progress=True):
@@ -120,98 +96,231 @@ def stop_on_errors(problems, *, path):
     errors = problems[problems.severity == "error"]
     if len(errors):
         first = errors.iloc[0]
-        raise DataError(f"{first.file}: {first.problem} ({len(errors)} such errors in all): `her2 check {path}` lists "
-                        f"every one with its remedy, --skip-bad goes on without these patches.")
+        raise DataError(f"{first.file}: {first.problem} ({len(errors)} {'errors' if len(errors) > 1 else 'error'} in all). "
+                        f"`her2 check {path}` lists each with its remedy; --skip-bad goes on without these patches.")
 
 
-def pixels(source):
-    """PIL image, RGB upright: EXIF turns applied, transparency laid on white, 16 bits cut to 8, palettes resolved."""
-    with Image.open(source, formats=FORMATS) as image:
-        _, fault, detail, _ = _header(image)
-        if fault:
-            raise DataError(f"{PROBLEMS[fault][1].format(detail)}: {PROBLEMS[fault][2]}.")
-        image = ImageOps.exif_transpose(image)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return image.convert("RGB")
+def _layout(path):
+    """(root, rows, found): every file of a manifest, BCI folder or score folders with its WORDS; the problems so far."""
+    if path.is_file() and path.suffix.lower() == ".csv":
+        return _manifest(path)
+    if not path.is_dir():
+        raise DataError(f"{path} is neither a folder nor a .csv manifest: check the path.")
+    if (path / "manifest.csv").is_file():
+        return _manifest(path / "manifest.csv")
+    near = [path.parent] if path.name == "IHC" else [path, *sorted(p for p in path.iterdir() if p.is_dir())]
+    bci = [root for root in near if (root / "IHC").is_dir()]
+    if len(bci) > 1:
+        raise DataError(f"{path} holds several BCI folders ({bci[0].name}, {bci[1].name}): name the one to read.")
+    root, rows, found = _bci(bci[0]) if bci else _score_folders(path)
+    if not rows:
+        raise DataError(f"{path} holds no patches: expected a manifest.csv (path,score), BCI's IHC/train and IHC/test, or "
+                        f"folders named 0, 1+, 2+, 3+.")
+    rows = pd.DataFrame(rows, dtype=object)
+    return root, rows.reindex(columns=[*WORDS, *_raters(rows)]).fillna(""), found
 
 
-def probe(paths, *, cache=None, deep=False, progress=False):
-    """DataFrame (digest, side_px (w,h), fault, detail, notes) per path from its bytes and header; cache is a folder for the results."""
-    paths, known = list(paths), _remembered(cache)
-    stamps = [_stamp(path) for path in paths]
-    new = [(p, s) for p, s in dict(zip(paths, stamps, strict=True)).items()
-           if not isinstance(s, str) and (known.get(p, [None])[0] != s or (deep and not known[p][1]))]
-    bar = tqdm(total=len(new), desc="checking files", unit="file", disable=not progress or len(new) < 100)
-    fresh = {}
-    with bar:
-        for (path, stamp), facts in zip(new, ahead(lambda job: _facts(job[0], deep), new), strict=True):
-            fresh[path] = [stamp, deep, *facts]
-            bar.update()
-    _remember(cache, fresh)
-    known |= fresh
-    rows = [known[p][2:] if not isinstance(s, str) else ["", [0, 0], s, "", []] for p, s in zip(paths, stamps, strict=True)]
-    return pd.DataFrame(rows, columns=["digest", "side_px", "fault", "detail", "notes"])
+def _manifest(csv):
+    """(root, rows, found) of a manifest; paths are relative to its folder."""
+    frame, found = _csv(csv, "path", "score"), []
+    if frame.empty:
+        raise DataError(f"{csv} lists no patches: write one row per patch under path,score.")
+    for column in set(frame) - {*WORDS, "score", *_raters(frame)}:
+        meant = ALIKE.get(column) or next(iter(get_close_matches(column, ["rater_", *WORDS[3:]], n=1)), "")
+        found += [("column", csv.name, (repr(column), meant))] if meant else []
+    rows = frame.rename(columns={"path": "file", "score": "word"}).astype(object)
+    rows["path"] = [_locate(csv.parent, text) for text in rows.file]
+    if "he" in rows:
+        rows["he"] = [_locate(csv.parent, text) for text in rows.he]
+    return csv.parent, rows.reindex(columns=[*WORDS, *_raters(rows)], fill_value=""), found
 
 
-def ahead(work, items, *, workers=None):
-    """Generator of work(item) in order, on threads, never more than 4 results a thread waiting: memory stays flat."""
-    # Pillow decodes, resizes and inflates outside the interpreter lock: 2 threads and 2 processes both decode 23 patches a
-    # second here, and threads leave no orphans after kill -9 and no second torch in memory.
-    workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or os.cpu_count()
-    waiting = deque()
-    pool = ThreadPoolExecutor(workers)
+def _bci(root):
+    """(root, rows, found) of a folder with IHC/train, IHC/test and, as pairs, HE/train and HE/test; phantom.csv adds slides."""
+    found, rows = [], []
+    files = {side: _walk(root / side, found) if (root / side).is_dir() else [] for side in ("IHC", "HE")}
+    pairs = set(files["HE"])
+    for file in files["IHC"]:
+        part, named = file.rpartition("/")[0].rpartition("/")[2], re.search(r"(?:_(train|test))?_([^_]*)$", Path(file).stem)
+        side, word = (named[1], named[2]) if named else (None, "(no score in the name)")
+        rows.append({"file": f"IHC/{file}", "path": str(root / "IHC" / file), "word": word, "set": part or side,
+                     "he": str(root / "HE" / file) if file in pairs else ""})
+        found += [("set name", f"IHC/{file}", (side, part))] if side and part and side != part else []
+    found += [("stray", f"HE/{file}", ("an HE patch without its IHC partner",)) for file in sorted(pairs - set(files["IHC"]))]
+    return root, _with_slides(rows, root / "phantom.csv"), found
+
+
+def _with_slides(rows, csv):
+    """list of rows with slide, patient, mpp and readings from phantom.csv's row of the same name, where there is that file."""
+    if not csv.is_file():
+        return rows
+    frame = _csv(csv, "name")
+    frame = frame[[column for column in frame if column in ("name", "slide", "patient", "mpp", *_raters(frame))]]
+    facts = frame.drop_duplicates("name").set_index("name").to_dict("index")
+    return [row | facts.get(os.path.basename(row["file"]), {}) for row in rows]
+
+
+def _score_folders(root):
+    """(root, rows, found) of folders named by score, under train, val or test if these are there."""
+    found, rows = [], []
+    for file in _walk(root, found):
+        parts = file.split("/")[:-1]
+        while parts and parts[0].lower() not in SETS and _score(parts[0]) < 0 and len(parts) > 1:
+            parts.pop(0)
+        part = SETS.get(parts[0].lower(), "") if parts else ""
+        word = (parts[bool(part):] or ["(no score folder)"])[0]
+        rows.append({"file": file, "path": str(root / file), "word": word, "set": part})
+    return root, rows if any(_score(row["word"]) >= 0 for row in rows) else [], found
+
+
+def _walk(folder, found):
+    """list of relative paths of the images under folder; what is no image, and links to folders, go to found."""
+    files = []
+    def locked(error):
+        found.append(("locked", str(error.filename), (error.strerror,)))
+    for here, folders, names in os.walk(folder, onerror=locked):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [("link", os.path.join(here, name), ()) for name in folders if os.path.islink(os.path.join(here, name))]
+        for name in sorted(name for name in names if not name.startswith(".")):
+            file = os.path.relpath(os.path.join(here, name), folder).replace(os.sep, "/")
+            image = name.lower().endswith(SUFFIXES)
+            files += [file] if image else []
+            found += [] if image else [("stray", file, ("no image by its name: left aside",))]
+    return files
+
+
+def _csv(path, *needed):
+    """DataFrame of str, columns in lower case, of a CSV file with commas, semicolons or tabs, UTF-8 with or without BOM."""
     try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= 4 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+        with path.open(encoding="utf-8-sig") as lines:
+            head = lines.readline()
+        frame = pd.read_csv(path, sep=max(",;\t", key=head.count), dtype=str, keep_default_na=False, index_col=False,
+                            encoding="utf-8-sig", skipinitialspace=True)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: save it as 'CSV UTF-8'.") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DataError(f"{path} is no table ({str(error).strip()}): give every row as many cells as the header.") from error
+    frame.columns = [str(column).strip().lower() for column in frame.columns]
+    if missing := [column for column in needed if column not in frame]:
+        raise DataError(f"{path} has no column {missing[0]!r}, only {', '.join(map(repr, frame.columns))}: name it so.")
+    return frame.fillna("").apply(lambda column: column.str.strip())
 
 
-def groups(table):
-    """(N,) str, what a split may not cut: patients, or slides where no patient is known, or single patches (source: the table)."""
-    n = len(table)
-    slide, patient = table.slide.to_numpy(str), table.patient.to_numpy(str)
-    nodes = {word: n + i for i, word in enumerate(dict.fromkeys([("s", s) for s in slide] + [("p", p) for p in patient]))}
-    links = [(i, nodes[kind, word]) for kind, words in (("s", slide), ("p", patient)) for i, word in enumerate(words) if word]
-    a, b = np.array(links, int).reshape(-1, 2).T
-    _, part = connected_components(coo_array((np.ones(len(a)), (a, b)), shape=(n + len(nodes),) * 2), directed=False)
-    _, first = np.unique(part[:n], return_index=True)
-    words = {part[i]: patient[i] or slide[i] or table.name.iloc[i] for i in first}
-    return np.array([words[p] for p in part[:n]], object)
+def _locate(folder, text):
+    """str, the path of a manifest's text; a name written with backslashes or in the other Unicode form is found too."""
+    path = os.path.join(folder, text) if text else ""
+    if not text or os.path.lexists(path):
+        return path
+    tries = [os.path.join(folder, unicodedata.normalize(form, text.replace("\\", "/"))) for form in ("NFC", "NFD")]
+    return next((other for other in tries if os.path.lexists(other)), path)
 
 
-def split(table, *, seed, val=0.2, test=0.2):
-    """(table with set filled, notes): given sets kept, the rest shared by whole patients or slides; sentences for page one."""
-    table, notes, rng = table.copy(), [], np.random.default_rng(seed)
-    free = table.set.isin(["", "train"]) & (table.score >= 0)
-    table.loc[(table.score < 0) & (table.set != "external"), "set"] = ""
-    made = [part for part in ("val", "test") if not (table.set == part).any()]
-    shares = {"test": test if "test" in made else 0.0}
-    shares["val"] = val * (1 - shares["test"]) if "val" in made else 0.0
-    shares = {"train": 1 - sum(shares.values()), **{part: shares[part] for part in made}}
-    group = groups(table)
-    names, place = np.unique(group[free], return_inverse=True)
-    counts = np.zeros((len(names), 4))
-    np.add.at(counts, (place, table.score[free]), 1)
-    parts = _share(counts, np.array(list(shares.values())), rng)
-    table.loc[free, "set"] = np.array(list(shares))[parts[place]]
-    return table, [*_say_groups(table), *_say_cuts(table, group), *_say_scores(table), *notes]
+def _inside(paths, root):
+    """(N,) bool, whether each path, every link followed, ends in root."""
+    root, parents = os.path.join(os.path.realpath(root), ""), {}
+    def within(path):
+        if os.path.islink(path):
+            return os.path.realpath(path).startswith(root)
+        folder, name = os.path.split(path)
+        if folder not in parents:
+            parents[folder] = os.path.join(os.path.realpath(folder), "").startswith(root)
+        return parents[folder] and name != ".."
+    return np.array([not path or within(path) for path in paths], bool)
 
 
-def subset(table, *, fraction, seed):
-    """table with only this fraction of its training rows: whole groups, at least one per score; smaller fractions nest in larger."""
-    train = table[table.set == "train"]
-    group = groups(train)
-    keep, rng = set(), np.random.default_rng(seed)
-    for score in sorted(set(train.score)):
-        sizes = pd.Series(group[train.score == score]).value_counts().sort_index()
-        sizes = sizes.iloc[rng.permutation(len(sizes))]
-        total = sizes.cumsum()
-        keep |= set(sizes.index[: 1 + int(np.argmin(np.abs(total.to_numpy() - fraction * total.iloc[-1])))])
-    return table[(table.set != "train") | table.index.isin(train.index[[g in keep for g in group]])].reset_index(drop=True)
+def _raters(frame):
+    """list of the columns that hold readings."""
+    return [column for column in frame if column.startswith("rater_")]
+
+
+def _score(word):
+    """int 0..3, -1 for nothing written, -2 for what is no score."""
+    try:
+        return scores.parse(word) if word else -1
+    except ValueError:
+        return -2
+
+
+def _mpp(word):
+    """float micrometres a pixel, NaN for nothing written, 0 for what is no pixel size."""
+    try:
+        mpp = float(word.replace(",", ".")) if word else np.nan
+    except ValueError:
+        return 0.0
+    return mpp if not word or MPP[0] <= mpp <= MPP[1] else 0.0
+
+
+def _judge_words(rows, found):
+    """(N,) bool, rows whose written score, set, mpp or name cannot be used; fills name, score, set, mpp and readings."""
+    def once(column, meaning):
+        return column.map({word: meaning(word) for word in set(column)})
+    written = {"score": rows.pop("word"), "set": rows.set, "mpp": rows.mpp, "name": rows.file}
+    rows["score"], rows["mpp"] = once(written["score"], _score).astype(int), once(rows.mpp, _mpp).astype(float)
+    rows["set"] = once(rows.set, lambda word: SETS.get(word.lower(), "?"))
+    signs = once(rows.file, lambda file: any(unicodedata.category(sign) in ("Cc", "Cs") for sign in file)).astype(bool)
+    wrong = {"score": rows.score == -2, "set": rows.set == "?", "mpp": rows.mpp == 0, "name": signs}
+    for code, mask in wrong.items():
+        found += [(code, rows.file[i], (repr(written[code][i]),)) for i in rows.index[mask]]
+    found += [("unscored", file, ()) for file in rows.file[rows.score == -1]]
+    for column in _raters(rows):
+        words, rows[column] = rows[column], once(rows[column], _score).astype(int)
+        found += [("rater", rows.file[i], (f"{words[i]!r} by {column}",)) for i in rows.index[rows[column] == -2]]
+        rows[column] = rows[column].clip(lower=-1)
+    name = rows.file.map(os.path.basename)
+    rows["name"] = name.where(~name.duplicated(keep=False), rows.file)
+    return np.logical_or.reduce(list(wrong.values()))
+
+
+def _judge_files(rows, found):
+    """(N,) bool, rows whose file cannot be used; found also tells what is converted, cropped or of another size."""
+    for row in rows[(rows.fault != "") | rows.notes.astype(bool)].itertuples():
+        found += [(code, row.file, (row.detail,)) for code in ([row.fault] if row.fault else row.notes)]
+    good = rows[rows.fault == ""]
+    shown = good.side_px.map("{0[0]} x {0[1]} px".format)
+    found += [("oblong", file, (text,)) for file, (w, h), text in zip(good.file, good.side_px, shown, strict=True) if w != h]
+    for usual in shown[good.mpp.isna()].mode()[:1]:
+        other = good.mpp.isna() & (shown != usual)
+        found += [("size", file, (text, usual)) for file, text in zip(good.file[other], shown[other], strict=True)]
+    return (rows.fault != "").to_numpy()
+
+
+def _judge_twins(rows, found):
+    """(N,) bool, rows left out because their bytes stand elsewhere: the test set's copy stays; of two scores neither does."""
+    out = np.zeros(len(rows), bool)
+    rank = rows.set.map({"test": 0, "external": 1, "val": 2, "train": 3, "": 4}) + 9 * (rows.score < 0)
+    for _, same in rows.assign(rank=rank)[rows.digest.duplicated(keep=False)].groupby("digest", sort=False):
+        same = same.sort_values("rank", kind="stable")
+        given, kept = sorted(set(same.score[same.score >= 0])), same.iloc[0]
+        out[same.index[len(given) < 2:]] = True
+        if len(given) > 1:
+            found += [("torn", file, (" and ".join(map(scores.name, given)), ", ".join(same.file[:4]))) for file in same.file]
+            continue
+        found += [("leak", row.file, (kept.file, kept.set)) if row.set != kept.set and kept.set not in ("", "train")
+                  else ("repeat", row.file, (kept.file,)) for row in same[1:].itertuples()]
+    return out
+
+
+def _judge_sets(rows, found):
+    """None; slides and patients on both sides of the sets as given go to found."""
+    for kind in ("slide", "patient"):
+        for word, part in rows[(rows.set != "") & (rows[kind] != "")].groupby(kind):
+            if part.set.nunique() > 1:
+                found.append(("cut", part.file.iloc[0], (kind, word, " and ".join(sorted(set(part.set))))))
+
+
+def _judge_pairs(rows, found, facts):
+    """None; HE partners that are missing, unusable or of another size go to found; unusable ones leave rows."""
+    for i in rows.index if (rows.he != "").any() else ():
+        fault = "there is none" if not rows.he[i] else PROBLEMS[facts.fault[i]][1] if facts.fault[i] else ""
+        if fault or facts.side_px[i] != rows.side_px[i]:
+            found.append(("partner", rows.file[i], (fault.format(facts.detail[i]) or "it has another size",)))
+    rows["he"] = rows.he.where(facts.fault == "", "")
+
+
+def _problems(found):
+    """DataFrame (severity, file, problem, remedy), errors first; control signs in strangers' names are written out."""
+    def shown(text):
+        return "".join(c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in text)
+    rows = [(PROBLEMS[code][0], shown(file), *(shown(text.format(*details)) for text in PROBLEMS[code][1:]))
+            for code, file, details in found]
+    return pd.DataFrame(sorted(rows), columns=["severity", "file", "problem", "remedy"])

@@ -1,6 +1,5 @@
-"""Executed notebooks and tables -> report.html: one file without code or outside address. Every number carries its numbers.csv id."""
+"""Executed notebooks and tables -> report.html: one file without code or outside address; and the sentences of its first page."""
 
-import base64
 import html
 import json
 import re
@@ -8,138 +7,15 @@ from datetime import date
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from nbconvert.filters import markdown2html
 
-from her2lib import plots
-from her2lib.intervals import Estimate
-from her2lib.scores import SCORES
-from her2lib.study import environment, fingerprint, made, write_bytes, write_json, write_table, write_text
+from her2lib.book import COLUMNS, Html, is_null, listing, names_of, record, records
+from her2lib.study import NOTEBOOK_OF, environment, fingerprint, made, write_json, write_table, write_text
 
-COLUMNS = ["id", "question", "set", "run", "metric", "value", "low", "high", "n", "units", "source", "note", "share"]
 TAG = "report"  # a notebook cell with this tag is part of the report
 LIMIT_BYTES = 8_000_000
-
-
-class Html(str):
-    """A piece of the report that Jupyter shows as it will stand there."""
-
-    def _repr_html_(self):
-        return str(self)
-
-
-class Book:
-    """What one notebook hands to the report: numbers with ids, sentences, tables and figures that carry them."""
-
-    def __init__(self, study, notebook):
-        self.study, self.notebook = study, notebook
-        self.file = study.folder_of(notebook) / "numbers.csv"
-        self.rows = {}
-        write_table(self.file, pd.DataFrame(columns=COLUMNS))
-
-    def add(self, table, *, question="", set="", run="", source=""):
-        """dict metric -> id after keeping a tidy table (metric, value, low, high, n, units …), or {metric: Estimate}, in numbers.csv."""
-        if isinstance(table, dict):
-            table = pd.DataFrame([{"metric": metric, **vars(estimate)} for metric, estimate in table.items()])
-        ids = {}
-        for row in table.to_dict("records"):
-            known = {"question": question or self.notebook, "set": set, "run": run, "source": source, "note": "", "share": False}
-            row = {**known, **{key: value for key, value in row.items() if key in COLUMNS}}
-            row["id"] = ids[row["metric"]] = "/".join(
-                str(part) for part in (self.notebook[:2], row["set"], row["run"], row["metric"]) if str(part))
-            self.rows[row["id"]] = row
-        write_table(self.file, pd.DataFrame(self.rows.values(), columns=COLUMNS))
-        return ids
-
-    def number(self, id_, *, short=False):
-        """Html of one number: its text with interval, n and unit, carrying its id; short leaves n and unit to the caption."""
-        return number(self.rows[id_], short=short)
-
-    def say(self, text, **numbers):
-        """Html of a paragraph; {name} is replaced by the number whose id is given, other values are shown as text."""
-        return Html(f"<p>{self._filled(text, numbers)}</p>")
-
-    def table(self, ids, *, rows, caption, head=""):
-        """Html table: rows maps a row's name to the ids (or texts) of its cells; ids names the columns."""
-        body = []
-        for name, cells in rows.items():
-            shown = [number(self.rows[cell], short=True) if cell in self.rows else html.escape(str(cell)) for cell in cells]
-            body.append(f"<tr><th>{html.escape(str(name))}</th>" + "".join(f"<td>{cell}</td>" for cell in shown) + "</tr>")
-        top = "".join(f"<th>{html.escape(str(column))}</th>" for column in (head, *ids))
-        return Html(f"<figure class=table><table><thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-                    f"<figcaption>{html.escape(caption)}</figcaption></figure>")
-
-    def figure(self, figure, name, caption, *, photo=False, **numbers):
-        """Html figure with its caption; also written to figures/ at 300 dpi and, when it is no photograph, as SVG."""
-        stem = f"{self.notebook[:2]}_{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}"
-        for kind in ("jpeg",) if photo else ("png", "svg"):
-            content, _ = plots.image_bytes(figure, kind=kind, dpi=200 if photo else 300)
-            write_bytes(self.study.figures / f"{stem}.{kind.replace('jpeg', 'jpg')}", content)
-        content, mime = plots.image_bytes(figure, photo=photo)
-        plots.close(figure)
-        source = f"data:{mime};base64,{base64.b64encode(content).decode()}"
-        alt = html.escape(re.sub(r"\{\w+\}", "", caption), quote=True)
-        return Html(f'<figure><img alt="{alt}" src="{source}"><figcaption>{self._filled(caption, numbers)}</figcaption></figure>')
-
-    def _filled(self, text, numbers):
-        shown = {key: number(self.rows[value]) if value in self.rows else html.escape(str(value)) for key, value in numbers.items()}
-        return html.escape(text, quote=False).format(**shown)
-
-
-def number(row, *, short=False):
-    """Html span of one row of numbers.csv; the text is Estimate.text(), cut before n when short."""
-    keys = ("value", "low", "high", "n", "units", "note", "share")
-    text = Estimate(**{key: row[key] for key in keys}).text()
-    if short and not text.startswith("not estimable"):
-        text = text.split(";")[0].replace(" (no interval: ", " (no interval") + ")" if ";" in text else text
-    title = html.escape(str(row["note"] or row["metric"]), quote=True)
-    return Html(f'<span class=number data-number="{html.escape(row["id"], quote=True)}" title="{title}">{html.escape(text)}</span>')
-
-
-def listing(table, *, caption="", columns=None):
-    """Html table of plain text cells (file names, settings, findings), every cell escaped."""
-    shown = table if columns is None else table[columns]
-    body = shown.to_html(index=False, escape=True, border=0, na_rep="", float_format=lambda value: f"{value:.4g}")
-    return Html(f"<figure class=table>{body.replace(chr(10), '')}<figcaption>{html.escape(caption)}</figcaption></figure>")
-
-
-def case(row, *, confidence=True):
-    """str caption of one predicted patch: file name, true score, predicted score, confidence."""
-    probabilities = np.array([row[f"p{score}"] for score in range(len(SCORES))], float)
-    best = int(probabilities.argmax())
-    stem = str(row["patch"])
-    stem = stem if len(stem) <= 34 else f"{stem[:15]}…{stem[-18:]}"
-    sure = f", {probabilities[best]:.0%} sure" if confidence else ""
-    true = SCORES[int(row["truth"])] if row["truth"] >= 0 else "?"
-    return f"{stem}\ntrue {true}, predicted {SCORES[best]}{sure}"
-
-
-def tables(study, name):
-    """DataFrame of all tables of that name (predictions, history …) of the study's finished runs, one below the other."""
-    frames = []
-    for run in study.runs():
-        file = study.folder_of(run["run"]) / f"{name}.csv"
-        if finished(study, run["run"]) and file.is_file():
-            frames.append(pd.read_csv(file, keep_default_na=False, na_values=["nan", "NaN"]).assign(run=run["run"]))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def records(study):
-    """dict run -> run.json of every finished run, in reading order."""
-    return {run["run"]: record(study, run["run"]) for run in study.runs() if finished(study, run["run"])}
-
-
-def record(study, run):
-    """dict, the run.json of one run; empty when there is none."""
-    file = study.folder_of(run) / "run.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def finished(study, run):
-    """bool, whether run.json says that the run is complete."""
-    return bool(record(study, run).get("complete"))
 
 
 def render(study):
@@ -147,16 +23,120 @@ def render(study):
     chapters = [chapter for task in _reading_order(study) if (chapter := _chapter(study, task))]
     if not chapters:
         raise ValueError(f"Study {study.name} has no executed notebook yet: her2 run {study.name}")
-    merged = [pd.read_csv(file, keep_default_na=False) for file in sorted((study.folder / "runs").glob("*/numbers.csv"))]
-    write_table(study.folder / "numbers.csv", pd.concat(merged, ignore_index=True)[COLUMNS] if merged else pd.DataFrame(columns=COLUMNS))
+    write_table(study.folder / "numbers.csv", all_numbers(study))
     receipt = {"study": study.name, "made": date.today().isoformat(), "file": study.file.name, "environment": environment(),
-               "runs": {name: run.get("fingerprint", "") for name, run in records(study).items()}}
+               "runs": {name: run["fingerprints"] for name, run in records(study).items()}}
     write_json(study.folder / "receipt.json", receipt)
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape())
     page = templates.get_template("report.html").render(study=study, chapters=chapters, receipt=receipt, id=fingerprint(receipt))
     if len(page) > LIMIT_BYTES:
         print(f"The report is {len(page) / 1e6:.1f} MB, above {LIMIT_BYTES / 1e6:.0f} MB: lower gallery under [maps] in {study.file.name}.")
     return write_text(study.folder / "report.html", page)
+
+
+def all_numbers(study):
+    """DataFrame, numbers.csv of all notebooks of the study, one row per number."""
+    files = sorted((study.folder / "runs").glob("*/numbers.csv"))
+    frames = [pd.read_csv(file, keep_default_na=False, na_values={column: [""] for column in ("value", "low", "high")}) for file in files]
+    frames = [frame for frame in frames if len(frame)]
+    return pd.concat(frames, ignore_index=True)[COLUMNS] if frames else pd.DataFrame(columns=COLUMNS)
+
+
+def question(study):
+    """Html: what was asked, on which patches."""
+    source = "synthetic patches (phantoms), whose truth is known" if study.data["source"] == "phantom" else Path(study.data["source"]).name
+    return Html(f"<p><strong>{html.escape(study.question)}</strong> Answered on: {html.escape(source)}.</p>")
+
+
+def answer(book, numbers, study):
+    """Html: one sentence per network with its number, then whether it beats the nulls, by intervals."""
+    table = numbers[(numbers["set"] == "test") & numbers["metric"].isin(["accuracy", "kappa quadratic"])]
+    book.rows |= {row["id"]: row for row in table.to_dict("records")}
+    ids = table.set_index(["run", "metric"])["id"]
+    parts = []
+    for name in dict.fromkeys(table["run"]):
+        if not is_null(name):
+            parts.append(book.say("{name} gave the true score to {accuracy}; quadratic-weighted kappa {kappa}. {verdict}", name=name,
+                                  accuracy=ids[name, "accuracy"], kappa=ids[name, "kappa quadratic"], verdict=_against_nulls(table, name)))
+    nulls = [name for name in dict.fromkeys(table["run"]) if is_null(name)]
+    parts += [book.say("For comparison, {name}: {accuracy}.", name=name, accuracy=ids[name, "accuracy"]) for name in nulls]
+    return Html("".join(parts) or "<p>No network has finished, so there is no answer.</p>")
+
+
+def _against_nulls(table, name):
+    rows = table[table["metric"] == "accuracy"].set_index("run")
+    beaten = {null: rows.at[name, "low"] > rows.at[null, "high"] for null in rows.index if is_null(null)}
+    lost = [null for null, clear in beaten.items() if not clear]
+    if not beaten:
+        return "There is no null to compare it with."
+    return "Its interval lies above every null." if not lost else f"Its interval does not lie clear above: {', '.join(lost)}."
+
+
+def collapsed_runs(study, records):
+    """Html: every run that is below the majority rate, answers one score or lost its loss, in red; or that there is none."""
+    names = names_of(study)
+    bad = [(name, run["verdict"]) for name, run in records.items() if run.get("verdict")]
+    if not bad:
+        return Html(f"<p>None of the {len(records)} finished runs collapsed (one score for every patch, or no better than the commonest).</p>")
+    items = "".join(f"<li><span class=collapsed>{html.escape(names[run])}</span> ({html.escape(run)}) COLLAPSED: {html.escape(why)}</li>" for run, why in bad)
+    return Html(f"<p>{len(bad)} of {len(records)} finished runs:</p><ul>{items}</ul>")
+
+
+def comparison(book, table):
+    """Html table of paired differences (agreement.compare_all): value with interval, p by test, p after Holm; rows kept in numbers.csv."""
+    rows = {}
+    for row in table[table["metric"] != "McNemar"].to_dict("records"):
+        name = f"{row['a']} minus {row['b']}"
+        ids = book.add(pd.DataFrame([row]), set="test", run=name, source="runs/06_compare_models/contestants.csv")
+        rows[f"{name}: {row['metric'].removesuffix(' difference')}"] = [ids[row["metric"]], f"{row['p']:.2g}", f"{row['p_holm']:.2g}", row["test"]]
+    exact = table[table["metric"] == "McNemar"]
+    told = "; ".join(f"{row.a} p = {row.p_holm:.2g}" for row in exact.itertuples())
+    return book.table(["difference", "p", "p after Holm", "test"], rows=rows, head="on the test set",
+                      caption=f"Differences with 95 % intervals. Exact McNemar, as if patches were independent, after Holm: {told}.")
+
+
+def verdict(record):
+    """Html: whether this run collapsed, and how much its validation curve fluctuates (1 = to and fro over its whole range each epoch)."""
+    why = record["verdict"]
+    said = f"<span class=collapsed>COLLAPSED: {html.escape(why)}.</span>" if why else "This run did not collapse."
+    return Html(f"<p>{said} Mean change of validation accuracy from epoch to epoch: {record['fluctuation']:.2f} of its range.</p>")
+
+
+def sibling(study, run):
+    """dict, one finished run in a row: accuracy by set, fluctuation, verdict."""
+    done = record(study, run)
+    sets = {f"{name} accuracy": found.get("accuracy") for name, found in done["sets"].items()}
+    return {"run": run, **sets, "fluctuation": done["fluctuation"], "verdict": done["verdict"] and f"COLLAPSED: {done['verdict']}"}
+
+
+def failures(study):
+    """Html: runs that failed, with the last line of the error; or that all were finished."""
+    file = study.folder / "runs" / "failures.json"
+    failed = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    if not failed:
+        return Html("<p>No notebook of this study failed.</p>")
+    items = "".join(f"<li><span class=collapsed>{html.escape(str(row['task']))}</span>: {html.escape(str(row['error'])[-300:])}</li>" for row in failed)
+    return Html(f"<p>These notebooks failed, and their results are missing from this report:</p><ul>{items}</ul>")
+
+
+def limits(study, records, notes=()):
+    """Html list: what the data and the runs cannot tell, in plain words, from what is on record."""
+    say = ["Research use only: a score of one patch is not an ASCO/CAP score of a tumour."]
+    if study.data["source"] == "phantom":
+        say.append("The patches are synthetic. They show that the software measures what it claims; they say nothing about real tissue.")
+    if any(run["parameters"]["weights"] == "none" for run in records.values()):
+        say.append("Networks began from random weights, not from pretrained ones: a published network had a better start.")
+    if len({run["seed"] for run in study.runs()}) == 1:
+        say.append("Each network was trained once. Another seed would give other numbers; that spread is not in the intervals.")
+    say += list(notes)
+    return Html("<ul>" + "".join(f"<li>{html.escape(sentence)}</li>" for sentence in say) + "</ul>")
+
+
+def provenance(study, records):
+    """Html table: which networks, from which weights, on which device, under which recipe, for how long."""
+    rows = [{"run": name, "weights": run["parameters"]["weights"], "device": run.get("device", ""), "precision": run.get("precision", ""),
+             "minutes": round(run.get("seconds", 0) / 60, 1), "data": run["fingerprints"].get("data", ""), "code": run["fingerprints"].get("code", "")} for name, run in records.items()]
+    return listing(pd.DataFrame(rows), caption="One row for every finished run. The receipt beside this report holds the versions of all packages.")
 
 
 def _reading_order(study):
@@ -169,8 +149,6 @@ def _reading_order(study):
 
 
 def _notebook_of(study, task):
-    from her2lib.study import NOTEBOOK_OF
-
     networks = {run["run"]: run["network"] for run in study.runs()}
     return NOTEBOOK_OF[networks[task]] if task in networks else task
 

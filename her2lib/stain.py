@@ -5,46 +5,37 @@ import math
 import torch
 from torch.nn import functional as F
 
-# Rows: haematoxylin, DAB (Ruifrok & Johnston 2001), residual = their normalised cross product; columns R, G, B. Own constants,
-# because scikit-image changed its rgb2hed values between 0.17 and 0.18.
-HDAB = torch.tensor(
-    [[0.6500286, 0.7040310, 0.2860126], [0.2681475, 0.5703138, 0.7764272], [0.6364974, -0.7103387, 0.3019502]],
-    dtype=torch.float64,
-)
-FIELD_UM = 480.0  # side of a patch whose mpp is unknown: BCI's 1024 px at 0.46 um
+# Rows: haematoxylin, DAB (Ruifrok & Johnston 2001, to three digits), residual = their normalised cross product; columns R, G, B.
+# Own constants, because scikit-image changed its rgb2hed values between 0.17 and 0.18.
+HDAB = torch.tensor([[0.650, 0.704, 0.286], [0.268, 0.570, 0.776], [0.6363, -0.7102, 0.3013]], dtype=torch.float64)
 STAINS = ("haematoxylin", "dab", "grey")
-CUTS = (0.05, 0.10, 0.20)
-CHUNK_PX = 2**22  # pixels worked on at once: about 200 MB of float32 intermediates
+FIELD_UM = 480.0  # side of a patch whose mpp is unknown: BCI's 1024 px at 0.46 um, whatever it was resized to since
+RIDGE_UM = 0.75  # Gaussian radius of the ridge filter: the stained membranes of two neighbours are about 1.3-2 um across
+CELL_UM = 12.0  # a membrane farther away than this is not that of the same carcinoma cell (10-20 um across)
+DAB_CUTS = (0.15, 0.3, 0.6)  # optical density of weak, moderate and strong DAB, customary in machine H-scores
+SHADOW = 0.5  # DAB per haematoxylin below which a dark line is nucleus, red cell or dust; neutral grey has 0.87
+CUTS = (0.01, 0.02, 0.04)
+CHUNK_PX = 2**22  # pixels worked on at once; masks then need about 0.4 GB beside their result
 
 
 def optical_density(images, *, white=None):
-    """(B,3,H,W) float32 optical density, base 10, 0 = clear glass, of uint8 images; white: None (255), "glass" or (B,3) grey levels."""
-    _check(images)
-    white = _white(images, white)
-    return torch.log10(white[:, :, None, None] / images.clamp(min=1))
+    """(B,3,H,W) float32 optical density, base 10, 0 = clear glass; white: None (255), "glass" (estimated) or (B,3) grey levels."""
+    return _chunked(_density, images, white)
 
 
 def white_point(images):
-    """(B,3) float32 colour of the glass, grey levels 1..255: the palest smooth areas, each channel for itself."""
-    _check(images)
-    smooth = _box(images.float(), _px(images, 4.0))
-    top = torch.stack([_quantile(c, 0.99, high=256.0) for c in smooth.unbind(1)], 1)
-    near = (smooth >= 0.94 * top[:, :, None, None]).all(1, keepdim=True)  # (B,1,H,W)
-    mean = (smooth * near).sum((2, 3)) / near.sum((2, 3)).clamp(min=1)
-    return torch.where(near.any(3).any(2), mean, top).clamp(min=1.0)
+    """(B,3) float32 grey levels of the glass, each channel for itself; without glass, of the palest 1 % of the tissue."""
+    return _chunked(_glass, images, None)
 
 
 def white_balance(images, *, white="glass"):
     """(B,3,H,W) uint8, the images with their glass turned white (255, 255, 255)."""
-    white = _white(images, white)
-    return (images * (255.0 / white[:, :, None, None])).round().clamp(0, 255).to(torch.uint8)
+    return _chunked(lambda part, white: _bytes(part * (255.0 / white[:, :, None, None])), images, white)
 
 
 def unmix(images, *, white=None, residual=False):
     """(B,2,H,W) float32 optical density of haematoxylin and DAB, base 10, signed (Ruifrok 2001); (B,3,H,W) with the residual."""
-    inverse = torch.linalg.inv(HDAB).to(images.device, torch.float32)
-    r, g, b = optical_density(images, white=white).unbind(1)
-    return torch.stack([r * m[0] + g * m[1] + b * m[2] for m in inverse.T[: 3 if residual else 2]], 1)
+    return _chunked(_unmix, images, white, count=3 if residual else 2)
 
 
 def dab(images, *, white=None):
@@ -52,96 +43,196 @@ def dab(images, *, white=None):
     return unmix(images, white=white)[:, 1].clamp(min=0)
 
 
+def ridges(images, *, mpp=None):
+    """(B,H,W) float32 height of thin brown lines over what lies beside them, DAB optical density; no colour cast changes it."""
+    return _chunked(_ridges, images, None, mpp=mpp)
+
+
 def masks(images, *, mpp=None):
-    """dict of (B,H,W) bool: tissue, glass, tumour, stroma, membrane."""
-    stains = unmix(images, white="glass")
-    od = stains.clamp(min=0).sum(1)
-    tissue = _box(od[:, None], _px(images, 8.0, mpp))[:, 0] > 0.03
-    tumour = (_box(od[:, None], _px(images, 16.0, mpp))[:, 0] > 0.12) & tissue
-    brown = stains[:, 1]
-    ridge = brown - _box(brown[:, None], _px(images, 6.0, mpp))[:, 0]
-    return {"tissue": tissue, "glass": ~tissue, "tumour": tumour, "stroma": tissue & ~tumour, "membrane": (ridge > 0.08) & tissue}
+    """dict of (B,H,W) bool: tissue and glass, tumour-like and stroma-like (both tissue), membrane-like (stained and thin)."""
+    return _chunked(_masks, images, "glass", mpp=mpp)
 
 
 def measures(images, *, white="glass", mpp=None):
-    """dict of (B,) float32 DAB measures."""
-    area = masks(images, mpp=mpp)
-    brown = dab(images, white=white)
-    tissue = area["tissue"].sum((1, 2)).clamp(min=1)
-    out = {f"dab_q{100 * q:.0f}": _quantile(brown, q, high=2.5) for q in (0.5, 0.9, 0.95, 0.99)}
-    out |= {f"share_{cut}": ((brown > cut) & area["tissue"]).sum((1, 2)) / tissue for cut in (0.15, 0.3, 0.6)}
-    return out | {"dab_mean": brown.mean((1, 2)), "membrane": area["membrane"].sum((1, 2)) / tissue}
+    """dict of (B,) float32: DAB optical density (od_*) of all pixels, shares of tissue or tumour-like area, and the rule's value."""
+    return _chunked(_measures, images, white, mpp=mpp)
 
 
-def rule_value(images, *, white="glass", mpp=None):
-    """(B,) float32 continuous value of the rule that uses DAB alone, larger = more staining."""
-    return measures(images, white=white, mpp=mpp)["dab_q95"]
+def rule_value(images, *, mpp=None):
+    """(B,) float32 root mean square of DAB ridges over the patch: how much membrane is stained, and how strongly; blind to casts."""
+    return _chunked(lambda part, white: _ridges(part, white, mpp=mpp).square().mean((1, 2)).sqrt(), images, None)
 
 
 def rule_score(values, *, cuts=CUTS):
     """(B,) int64 score 0..3 of rule values (B,) or of uint8 images (B,3,H,W)."""
     values = rule_value(values) if values.ndim == 4 else values
-    return torch.bucketize(values, torch.tensor(cuts, device=values.device, dtype=values.dtype))
+    return torch.bucketize(values, torch.tensor(cuts, device=values.device, dtype=values.dtype), right=True)
 
 
 def jitter(images, *, generator, strength=0.15, turn=0.03, cast=0.02):
-    """(B,3,H,W) uint8, each image with its stains scaled by 1 +- strength, their vectors turned, and a colour cast, in optical density."""
+    """(B,3,H,W) uint8, each image with its stains scaled by about 1 +- strength, turned, and cast, all in optical density."""
     draw = torch.randn((len(images), 5, 3), generator=generator, device=generator.device).clamp(-2, 2).to(images.device)
     hdab = HDAB.to(images.device, torch.float32)
-    vectors = F.normalize(hdab + turn * draw[:, :3], dim=2) * (1 + strength * draw[:, 3, :, None])  # (B,3,3)
-    mix = torch.linalg.inv(hdab) @ vectors
-    return _render(optical_density(images), mix, cast * draw[:, 4])
+    vectors = F.normalize(hdab + turn * draw[:, :3], dim=2) * (1 + strength * draw[:, 3, :, None])
+    mix = torch.linalg.inv(HDAB).to(vectors) @ vectors  # (B,3,3): out of the mean laboratory's stains, into another's
+    return _chunked(_render, images, None, mix=mix, offset=cast * draw[:, 4])
 
 
 def only(images, stain, *, white="glass"):
-    """(B,3,H,W) uint8 with one thing left on the image's own glass: "haematoxylin", "dab", or "grey" (hue removed)."""
+    """(B,3,H,W) uint8, one thing left on the image's own glass: "haematoxylin", "dab", or "grey" (density kept, hue removed)."""
     if stain not in STAINS:
         raise ValueError(f"Unknown stain {stain!r}: choose one of {', '.join(STAINS)}.")
-    white = _white(images, white)
-    hdab = HDAB.to(images.device, torch.float32)
-    if stain == "grey":
-        mix = torch.full((3, 3), 1 / 3, device=images.device)
-    else:
-        row = STAINS.index(stain)
-        mix = torch.linalg.inv(hdab)[:, row, None] * hdab[row]
-    return _render(optical_density(images, white=white), mix.expand(len(images), 3, 3), torch.log10(255 / white))
+    mix = torch.full((3, 3), 1 / 3, dtype=torch.float64)
+    if stain != "grey":
+        k = STAINS.index(stain)
+        mix = torch.linalg.inv(HDAB)[:, k, None] * HDAB[k]
+    white = white_point(images) if white == "glass" else _levels(images, white)
+    mix = mix.to(images.device, torch.float32).expand(len(images), 3, 3)
+    return _chunked(_render, images, white, mix=mix, offset=torch.log10(255 / white))
 
 
-def _render(od, mix, offset):
-    """(B,3,H,W) uint8 of optical density times mix (B,3,3) plus offset (B,3)."""
-    od = torch.einsum("bchw,bcd->bdhw", od, mix) + offset[:, :, None, None]
-    return (255 * torch.pow(10.0, -od)).round().clamp(0, 255).to(torch.uint8)
-
-
-def _check(images):
+def _chunked(function, images, white, **options):
+    """Result of function(part, white=(b,3), ...) on CHUNK_PX pixels at a time, joined; tensor options are cut like the images."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"Images must be uint8 (B,3,H,W), not {images.dtype} {tuple(images.shape)}; use torch.from_numpy(image).permute(2, 0, 1)[None].")
+        raise ValueError(f"Images must be uint8 (B,3,H,W), not {images.dtype} {tuple(images.shape)}: permute and stack them first.")
+    if not images.numel():
+        raise ValueError(f"No pixels to measure in images of shape {tuple(images.shape)}: leave empty batches out.")
+    step = max(1, CHUNK_PX // images[0, 0].numel())
+    levels = white_point(images) if isinstance(white, str) and white == "glass" else _levels(images, white)
+    parts = []
+    for k in range(0, len(images), step):
+        here = {name: v[k : k + step] if torch.is_tensor(v) else v for name, v in options.items()}
+        parts.append(function(images[k : k + step], white=levels[k : k + step], **here))
+    if isinstance(parts[0], dict):
+        return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _white(images, white):
-    """(B,3) float32 white on the images' device."""
+def _levels(images, white):
+    """(B,3) float32 white of every image, on its device, from None, (3,) or (B,3)."""
     if isinstance(white, str):
-        if white != "glass":
-            raise ValueError(f'white={white!r} is unknown: use None, "glass" or grey levels (B,3).')
-        return white_point(images)
+        raise ValueError(f'white={white!r} is unknown: use None, "glass" or grey levels (B,3).')
     white = torch.as_tensor(255.0 if white is None else white, device=images.device, dtype=torch.float32)
     return white.expand(len(images), 3)
 
 
-def _px(images, micrometres, mpp=None):
-    """int, odd number of pixels for a length."""
-    if mpp is None or math.isnan(mpp):
-        mpp = FIELD_UM / max(images.shape[-2:])
-    return 2 * round(micrometres / mpp / 2) + 1
+def _density(images, white):
+    return torch.log10(white[:, :, None, None] / images.clamp(min=1))
+
+
+def _glass(images, white):
+    # Means of blocks first: scanners sharpen, so single pixels of glass at 235 reach 255. A cast multiplies a channel, and with it
+    # this estimate: nothing is compared between channels.
+    side = max(1, round(_px(images, 4.0, None)))
+    blocks = F.avg_pool2d(images.float(), min(side, *images.shape[-2:]))  # (B,3,h,w)
+    top = torch.stack([_quantile(c, 0.99, low=0.0, high=256.0) for c in blocks.unbind(1)], 1)[:, :, None, None]
+    near = ((blocks - top).abs() <= 0.02 * top).all(1, keepdim=True)
+    mean = (blocks * near).sum((2, 3)) / near.sum((2, 3)).clamp(min=1)
+    return torch.where(near.sum((2, 3)) > 0, mean, top[:, :, 0, 0]).clamp(min=1.0)
+
+
+def _unmix(images, white, count=2):
+    inverse = torch.linalg.inv(HDAB).to(torch.float32).T[:count].tolist()
+    r, g, b = _density(images, white).unbind(1)  # sums, not a matrix product: TF32 would round it to ten bits on a GPU
+    return torch.stack([r * x + g * y + b * z for x, y, z in inverse], 1)
+
+
+def _render(images, white, mix, offset):
+    """(B,3,H,W) uint8 of the optical density times mix (B,3,3) plus offset (B,3)."""
+    r, g, b = _density(images, white).unbind(1)
+    m = mix[:, :, :, None, None]
+    od = torch.stack([r * m[:, 0, k] + g * m[:, 1, k] + b * m[:, 2, k] for k in range(3)], 1)
+    return _bytes(255 * torch.pow(10.0, -(od + offset[:, :, None, None])))
+
+
+def _bytes(x):
+    return x.round().clamp(0, 255).to(torch.uint8)
+
+
+def _ridges(images, white, mpp=None):
+    h, d = _unmix(images, white).unbind(1)
+    sigma = max(0.8, _px(images, RIDGE_UM, mpp))  # finer than 0.8 px the pixel grid itself is a ridge
+    # What a neutral shadow (red cell, dust, fold) or a blue nucleus leaves in the DAB channel it leaves in haematoxylin too.
+    return torch.minimum(_ridge(d, sigma), _ridge(d - SHADOW * h, sigma))
+
+
+def _ridge(x, sigma):
+    """(B,H,W) height of bright lines of about sigma px in x: most curved less along-the-line curvature, so that dots vanish (after Sato 1998)."""
+    x = F.pad(_blur(x, sigma)[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    middle = x[:, 1:-1, 1:-1]
+    xx = x[:, 1:-1, 2:] + x[:, 1:-1, :-2] - 2 * middle
+    yy = x[:, 2:, 1:-1] + x[:, :-2, 1:-1] - 2 * middle
+    xy = (x[:, 2:, 2:] + x[:, :-2, :-2] - x[:, 2:, :-2] - x[:, :-2, 2:]) / 4
+    half, spread = (xx + yy) / 2, torch.sqrt(((xx - yy) / 2) ** 2 + xy**2)
+    across, along = spread - half, (-half - spread).clamp(min=0)  # minus the two eigenvalues of the Hessian
+    return (across - along).clamp(min=0) * (2**1.5 * sigma**2)  # a Gaussian line of radius sigma and height 1 gives 1
+
+
+def _blur(x, sigma):
+    """(B,H,W) Gaussian blur by shifted sums: a convolution would be rounded to TF32 on a GPU."""
+    reach = math.ceil(3 * sigma)
+    weights = [math.exp(-(k**2) / (2 * sigma**2)) for k in range(-reach, reach + 1)]
+    for dim in (1, 2):
+        n = x.shape[dim]
+        edge = (reach, reach, 0, 0) if dim == 2 else (0, 0, reach, reach)
+        wide = F.pad(x[:, None], edge, mode="replicate")[:, 0]
+        x = sum(wide.narrow(dim, k, n) * (w / sum(weights)) for k, w in enumerate(weights))
+    return x
+
+
+def _masks(images, white, mpp=None):
+    h, d = _unmix(images, white).unbind(1)
+    od = h.clamp(min=0) + d.clamp(min=0)
+    tissue = _box(od, _px(images, 8.0, mpp)) > 0.03
+    tumour = (_box(od, _px(images, 16.0, mpp)) > 0.12) & tissue
+    membrane = (_ridges(images, white, mpp=mpp) > 0.05) & (d > 0.1) & tissue
+    return {"tissue": tissue, "glass": ~tissue, "tumour": tumour, "stroma": tissue & ~tumour, "membrane": membrane}
+
+
+def _measures(images, white, mpp=None):
+    brown, ridge = _unmix(images, white)[:, 1].clamp(min=0), _ridges(images, white, mpp=mpp)
+    area = _masks(images, _glass(images, white), mpp=mpp)
+    tissue, tumour, membrane = area["tissue"], area["tumour"], area["membrane"]
+    out = {"od_mean": brown.mean((1, 2))}
+    out |= {f"od_q{round(100 * q)}": _quantile(brown, q, low=0.0, high=2.5) for q in (0.5, 0.9, 0.95, 0.99)}
+    out |= {f"tissue_over_{cut}": _share(brown > cut, tissue) for cut in DAB_CUTS}
+    out |= {"tissue": tissue.float().mean((1, 2)), "tumour": tumour.float().mean((1, 2))}
+    out |= {"membrane": _share(membrane, tumour), "od_membrane": _share(brown, membrane)}
+    closed = _closed(membrane, max(1, round(_px(images, CELL_UM, mpp))))
+    return out | {"closed": _share(closed, tumour & ~membrane), "rule": ridge.square().mean((1, 2)).sqrt()}
+
+
+def _closed(wall, reach_px):
+    """(B,H,W) bool, places with a wall in reach to the left, right, above and below: inside cells whose membrane is complete."""
+    x = wall[:, None].float()
+    seen = [F.max_pool2d(F.pad(x, edge), size, 1) for edge, size in (
+        ((reach_px, 0, 0, 0), (1, reach_px + 1)), ((0, reach_px, 0, 0), (1, reach_px + 1)),
+        ((0, 0, reach_px, 0), (reach_px + 1, 1)), ((0, 0, 0, reach_px), (reach_px + 1, 1)),
+    )]  # fmt: skip
+    return torch.stack(seen).amin(0)[:, 0] > 0
+
+
+def _share(x, area):
+    """(B,) mean of x (B,H,W) over the area (B,H,W) bool; 0 where there is none."""
+    return (x * area).sum((1, 2)) / area.sum((1, 2)).clamp(min=1)
+
+
+def _px(images, micrometres, mpp):
+    """float, a length in pixels; without mpp the longer side is taken for FIELD_UM."""
+    if mpp is not None and mpp <= 0:
+        raise ValueError(f"mpp={mpp} must be micrometres per pixel above 0; use None where it is unknown.")
+    return micrometres / (FIELD_UM / max(images.shape[-2:]) if mpp is None or math.isnan(mpp) else mpp)
 
 
 def _box(x, side_px):
-    """Mean over a square window, same size."""
-    return F.avg_pool2d(x, side_px, 1, side_px // 2, count_include_pad=False)
+    """(B,H,W) mean over a square of about side_px."""
+    half = min(round(side_px) // 2, *x.shape[-2:])
+    return F.avg_pool2d(x[:, None], 2 * half + 1, 1, half, count_include_pad=False)[:, 0]
 
 
-def _quantile(x, q, *, high, bins=2048):
-    """(B,) quantile by histogram of (B,H,W) values in 0..high."""
-    place = (x.flatten(1) * (bins / high)).long().clamp(0, bins - 1)
+def _quantile(x, q, *, low, high, bins=4096):
+    """(B,) quantile of values (B,h,w) by histogram: no sort, and no limit on the size, unlike torch.quantile."""
+    place = ((x.flatten(1) - low) * (bins / (high - low))).long().clamp(0, bins - 1)
     counts = torch.zeros(len(x), bins, device=x.device).scatter_add_(1, place, torch.ones_like(place, dtype=torch.float32))
-    return (counts.cumsum(1) < q * counts.sum(1, keepdim=True)).sum(1) * (high / bins)
+    reached = (counts.cumsum(1) < q * counts.sum(1, keepdim=True)).sum(1)
+    return low + (reached + 0.5) * ((high - low) / bins)

@@ -189,8 +189,11 @@ def write_bytes(file, content):
     """Path of a file written whole: to a temporary name first, then renamed."""
     file = Path(file)
     temporary = made(file.parent) / f".{file.name}.{os.getpid()}.part"
-    temporary.write_bytes(content)
-    os.replace(temporary, file)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)  # a full disk leaves the old file and no half of the new one
     return file
 
 

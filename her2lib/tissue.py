@@ -39,6 +39,7 @@ class Ground:
     vessel: np.ndarray  # > 0 inside
     glass: np.ndarray  # > 0 beyond the tissue
     crowd: np.ndarray  # 0 sparse .. 1 lymphocytes shoulder to shoulder
+    fibre: np.ndarray  # coordinate across the fibres, in micrometres
 
     def up(self, field, shape, *, order=Image.BICUBIC):
         """(H,W) float32, a coarse field read at the centres of the window's pixels."""
@@ -57,7 +58,8 @@ class Cells:
     kind: np.ndarray
     place: np.ndarray  # (n,3) where neighbours are sought: stretched along columnar cells
     random: np.ndarray  # (n,8) uniform numbers of the cell's own
-    slope: np.ndarray  # (n,2)
+    slope: np.ndarray  # (n,2) of the depth in epithelium, of the fibre coordinate elsewhere
+    crowd: np.ndarray
 
 
 def noise(seed, tag, x, y, wavelength_um):
@@ -82,12 +84,17 @@ def lay_out(plan, window):
     kind, columnar, height = _epithelium(plan, x, y)
     depth, kind = _depth(kind)
     slope = np.stack(np.gradient(depth, STEP_UM)[::-1]).astype(np.float32)
+    height = np.minimum(height, plan.necrosis_um + 12 * noise(plan.seed, 17, x, y, 45.0))
+    columnar *= np.clip(1.6 * (slope**2).sum(0) - 0.3, 0, 1)  # where opposite sides meet no cell knows its foot
     glass = _glass(plan, x, y)
     vessel = np.minimum(_circles(plan.seed, 31, x, y, 230.0, plan.vessels, (9, 34), 3.0), -depth - 8)
     gate = noise(plan.seed, 32, x, y, 260.0) - plan.fat
     fat = np.minimum(gate * 60, -depth - 10)
     crowd = np.clip(0.5 + 0.6 * noise(plan.seed, 33, x, y, 110.0) + plan.crowd, 0, 1)
-    return Ground(window, x, y, depth, slope, height, columnar, kind, fat, vessel, glass, crowd)
+    turn = 2 * np.pi * plan.grain
+    fibre = (x * np.cos(turn))[None] + (y * np.sin(turn))[:, None] - 0.8 * np.clip(np.maximum(depth, vessel), -50, 5)
+    fibre = (fibre + 30 * noise(plan.seed, 34, x, y, 120.0) + 6 * noise(plan.seed, 35, x, y, 30.0)).astype(np.float32)
+    return Ground(window, x, y, depth, slope, height, columnar, kind, fat, vessel, glass, crowd, fibre)
 
 
 def populate(plan, ground):
@@ -98,19 +105,25 @@ def populate(plan, ground):
     at = lambda field: field[row, column]  # noqa: E731
     kind = _compartment(at, ground)
     space = np.array([9, plan.cell_um * 0.83, 6.6, 8.0, 9, 44, 6.2, 26])[kind]
+    space = np.where(kind == TUMOUR, space * (1 - 0.3 * at(ground.columnar)), space)
     space = np.where(kind == STROMA, 19 - 13.0 * at(ground.crowd) ** 0.7, space)
     keep = (at(ground.glass) < -2) & (random[:, 7] < 2.2 * (_LATTICE_UM / space) ** 2)
     points, random, kind, space, row, column = (a[keep] for a in (points, random, kind, space, row, column))
     slope = ground.slope[:, row, column].T
     place = embed(points, at(ground.depth), slope, at(ground.columnar) * (kind < STROMA))
     alive = _thin(np.column_stack([place[:, :2], place[:, 2] + 1000 * kind]), space, random[:, 6])
-    return Cells(points[alive, 0], points[alive, 1], kind[alive], place[alive], random[alive], slope[alive])
+    across = np.stack(np.gradient(ground.fibre, STEP_UM)[::-1])[:, row, column].T
+    slope = np.where((kind < STROMA)[:, None], slope, across)
+    return Cells(*(a[alive] for a in (*points.T, kind, place, random, slope, at(ground.crowd))))
+
+
+FOOT, SHORT = 0.9, 0.62  # how far columnar cells draw to their foot, and how much their height is shortened
 
 
 def embed(points, depth, slope, columnar):
     """(n,3) places where Voronoi cells of points (n,2) become columns: the foot on the basal side, and a shortened depth."""
-    foot = points - (0.9 * columnar * np.maximum(depth, 0))[:, None] * slope
-    return np.column_stack([foot, (1 - 0.62 * columnar) * columnar * np.maximum(depth, 0)])
+    foot = points - (FOOT * columnar * np.maximum(depth, 0))[:, None] * slope
+    return np.column_stack([foot, (1 - SHORT * columnar) * columnar * np.maximum(depth, 0)])
 
 
 _LATTICE_UM = 4.5
@@ -139,29 +152,42 @@ def _epithelium(plan, x, y):
     field = first[0] * (1 - share) + second[0] * share
     field = np.minimum(field, 3 * (noise(plan.seed, 12, x, y, 420.0) + plan.tumour))
     columnar = first[1] * (1 - share) + second[1] * share
-    height = np.where(columnar > 0.5, plan.height_um * (1 + 0.22 * noise(plan.seed, 13, x, y, 50.0)), 1e3)
+    height = plan.height_um * (1 + 0.22 * noise(plan.seed, 13, x, y, 50.0)) + 150 * np.clip(1.6 - 2 * columnar, 0, 1)
     kind = (field > 0) * TUMOUR
     normal = _circles(plan.seed, 14, x, y, 78.0, plan.normal, (19, 33), 4.0, gate=(15, 300.0))
     ducts = _circles(plan.seed, 16, x, y, 330.0, plan.in_situ, (60, 120), 9.0)
-    for circles, number, h, c in ((normal, NORMAL, 12.0, 0.9), (ducts, IN_SITU, 1e3, 0.25)):
+    for circles, number, h, c in ((normal, NORMAL, 12.0, 0.9), (ducts, IN_SITU, 150.0, 0.25)):
         kind[circles > -10] = 0
         kind[circles > 0] = number
         height = np.where(circles > -10, h, height)
         columnar = np.where(circles > -10, c, columnar)
-    return kind, columnar.astype(np.float32), height.astype(np.float32)
+    return kind, *(ndimage.gaussian_filter(f.astype(np.float32), 2) for f in (columnar, height))
 
 
 def _invasive(plan, name, x, y):
+    """(h,w) field, above 0 where carcinoma lies, and how columnar its cells stand; patterns are drawn out along one direction."""
+    turn = 2 * np.pi * plan.grain
+    along = (y * np.cos(turn))[:, None] - (x * np.sin(turn))[None]
+    across = (x * np.cos(turn))[None] + (y * np.sin(turn))[:, None]
+
     def n(tag, wavelength):
-        return noise(plan.seed, tag, x, y, wavelength * plan.coarse)
+        knots, stretch = wavelength * plan.coarse, plan.drawn_out**0.5
+        return _noise_at(plan.seed, tag, along / (knots * stretch), across / (knots / stretch))
 
     if name == "glands":
-        return n(21, 75) + 0.35 * n(22, 30) + plan.density, 0.95
+        return 0.75 + 0.5 * plan.density - np.abs(n(21, 55) + 0.45 * n(22, 23)), 0.95
     if name == "trabeculae":
         return 0.33 + 0.3 * plan.density - np.abs(n(23, 55) + 0.25 * n(24, 22)), 0.5
     if name == "single":
         return n(25, 11) + 0.5 * n(26, 60) - 1.0 + plan.density, 0.0
     return n(27, 60) + 0.4 * n(28, 25) + plan.density, 0.1
+
+
+def _noise_at(seed, tag, u, v):
+    """float32 smooth noise of unit spread at any points, u and v in wavelengths."""
+    lu, lv = (np.arange(int(np.floor(a.min())) - 2, int(np.ceil(a.max())) + 3) for a in (u, v))
+    knots = 7.2 * (_uniform(seed, tag, lu[None], lv[:, None]) - 0.5).astype(np.float32)
+    return ndimage.map_coordinates(knots, [v - lv[0], u - lu[0]], order=3, prefilter=False)
 
 
 def _circles(seed, tag, x, y, spacing_um, share, radius_um, wiggle_um, gate=None):
@@ -226,8 +252,6 @@ def _compartment(at, ground):
 def _thin(place, space, rank):
     """Indices of the points left when no two stand closer than their spacing; the higher rank stays."""
     alive = np.ones(len(place), bool)
-    pairs = [cKDTree(place[g]).query_pairs(space[g].max(), output_type="ndarray") for g in ()]
-    del pairs
     for low, high in ((0, 8.9), (8.9, 20), (20, 99)):
         group = np.flatnonzero((space > low) & (space <= high))
         if len(group) < 2:

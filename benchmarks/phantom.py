@@ -1,0 +1,126 @@
+"""Phantoms beside real patches: a contact sheet per score, coverage and variance of stain and texture statistics, speed.
+
+    python benchmarks/phantom.py --real FOLDER --out sheet.png
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy import ndimage
+
+from her2lib import phantom
+from her2lib.optics import DAB, HAEMATOXYLIN
+from her2lib.scores import SCORES, parse
+
+
+def statistics(image):
+    """{name: value} of an (H,W,3) uint8 patch; no statistic knows a score."""
+    image = image.astype(np.float32)
+    light = image.mean(2)
+    glass = np.percentile(ndimage.uniform_filter(image, (8, 8, 0)), 98, axis=(0, 1))
+    density = -np.log10(np.clip(image, 1, 255) / glass)
+    residual = np.cross(HAEMATOXYLIN, DAB)
+    stains = np.linalg.solve(np.array([HAEMATOXYLIN, DAB, residual]).T, density.reshape(-1, 3).T)
+    h, d = stains[0], stains[1]
+    smooth = ndimage.gaussian_filter(light, 2)
+    coarse = ndimage.zoom(ndimage.uniform_filter(light, 32), 1 / 32, order=0)
+    return {
+        "light, brightest 3 %": np.percentile(light, 97),
+        "light, mean": light.mean(),
+        "light, darkest 1 %": np.percentile(light, 1),
+        "colour, red less blue": (image[..., 0] - image[..., 2]).mean(),
+        "haematoxylin, mean": h.mean(),
+        "haematoxylin, 90th": np.percentile(h, 90),
+        "haematoxylin, 99th": np.percentile(h, 99),
+        "DAB, mean": d.mean(),
+        "DAB, 90th": np.percentile(d, 90),
+        "DAB, 99th": np.percentile(d, 99),
+        "DAB, share over 0.2": (d > 0.2).mean(),
+        "residual, spread": stains[2].std(),
+        "texture, finest": np.abs(light - ndimage.gaussian_filter(light, 1)).mean(),
+        "texture, fine": np.abs(ndimage.gaussian_filter(light, 1) - smooth).mean(),
+        "texture, nuclei": np.abs(smooth - ndimage.gaussian_filter(light, 6)).mean(),
+        "texture, coarse": coarse.std(),
+        "glass, share": (ndimage.gaussian_filter(density.sum(2), 4) < 0.05).mean(),
+        "edges, 95th": np.percentile(np.hypot(ndimage.sobel(smooth, 0), ndimage.sobel(smooth, 1)), 95),
+    }
+
+
+def made(seed, *, side_px, mpp, laboratory=None, **options):
+    """(image, slide number) of one phantom; four of a kind lie two by two on a slide, as the real patches do."""
+    number, corner = divmod(seed, 4)
+    slide = phantom.slide([77, number], laboratory=number if laboratory is None else laboratory, **options)
+    at = phantom.place([78, number], slide, side_um=side_px * mpp)
+    at_um = (at[0] + corner % 2 * side_px * mpp, at[1] + corner // 2 * side_px * mpp)
+    return phantom.patch([78, seed], slide=slide, side_px=side_px, mpp=mpp, truth=False, at_um=at_um).image, number
+
+
+def coverage(real, count, *, side_px=1024, mpp=0.5, workers=None):
+    """DataFrame by statistic: share of real images inside the phantoms' 1st to 99th percentile, and both between/within ratios."""
+    run = joblib.Parallel(workers or joblib.cpu_count())
+    found = run(joblib.delayed(_measured)(seed, side_px, mpp) for seed in range(count))
+    ours = pd.DataFrame([row for row, _ in found])
+    theirs = pd.DataFrame([statistics(image) for image in real["image"]])
+    low, high = ours.quantile(0.01), ours.quantile(0.99)
+    inside = (theirs >= low) & (theirs <= high)
+    table = {"inside": inside.mean(), "low": low, "high": high, "real low": theirs.min(), "real high": theirs.max()}
+    table |= {"between/within": spread(ours, [s for _, s in found]), "real b/w": spread(theirs, real["slide"])}
+    return pd.DataFrame(table)
+
+
+def spread(table, slides):
+    """Series, variance between slides over variance within slides of every statistic (ranks, so that no outlier rules)."""
+    groups = table.rank().groupby(list(slides))
+    return groups.mean().var() / groups.var().mean()
+
+
+def _measured(seed, side_px, mpp):
+    image, number = made(seed, side_px=side_px, mpp=mpp)
+    return statistics(image), number
+
+
+def read_real(folder, *, fine=1):
+    """{image, slide, score} lists of the real patches, averaged over fine x fine pixels."""
+    rows = pd.read_csv(Path(folder) / "manifest.csv")
+    images = [Image.open(Path(folder) / p).convert("RGB") for p in rows.path]
+    return dict(image=[np.asarray(i.reduce(fine)) for i in images], slide=list(rows.slide), score=[parse(s) for s in rows.score])
+
+
+def sheet(real, *, columns=4, side_px=400):
+    """PIL image: per score, real patches on the left and phantoms on the right."""
+    page = Image.new("RGB", ((2 * columns * side_px) + 20, 4 * side_px), "white")
+    for score in range(4):
+        held = [i for i, s in zip(real["image"], real["score"], strict=True) if s == score]
+        ours = [made(4 * (50 * score + k), side_px=1024, mpp=0.5, score=score)[0] for k in range(columns)]
+        theirs = [held[round(k)] for k in np.linspace(0, len(held) - 1, columns)]
+        for k, image in enumerate(theirs + ours):
+            small = Image.fromarray(image).resize((side_px, side_px), Image.LANCZOS)
+            page.paste(small, (k * side_px + 20 * (k >= columns), score * side_px))
+    return page
+
+
+def main():
+    words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    words.add_argument("--real", required=True)
+    words.add_argument("--out", default="phantom.png")
+    words.add_argument("--count", type=int, default=200)
+    asked = words.parse_args()
+    for side_px in (1024, 256):
+        start, many = time.perf_counter(), 10
+        for seed in range(many):
+            phantom.patch(seed, side_px=side_px, score=seed % 4)
+        print(f"{side_px} px: {many / (time.perf_counter() - start):.2f} patches a second on one core, with truth")
+    real = read_real(asked.real)
+    table = coverage(real, asked.count)
+    print(table.round(3).to_string())
+    print(f"{(table.inside >= 0.9).sum()} of {len(table)} statistics hold at least 90 % of the real patches ({', '.join(SCORES)})")
+    sheet(real).save(asked.out)
+
+
+if __name__ == "__main__":
+    main()

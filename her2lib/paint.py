@@ -1,0 +1,392 @@
+"""Stain on anatomy: optical densities of every dye for one window of tissue, and the masks of what was painted."""
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from her2lib import tissue
+
+DYES = ("haematoxylin", "dab", "eosin", "grey", "ink", "pigment")
+
+
+class Canvas:
+    """Densities, masks and owners of the pixels of one window while they are painted, with the anatomy read at every pixel."""
+
+    def __init__(self, plan, ground, side_px):
+        self.plan, self.ground, self.shape = plan, ground, (side_px, side_px)
+        self.mpp = ground.window.side_um / side_px
+        at = (np.arange(side_px, dtype=np.float64) + 0.5) * self.mpp
+        self.x, self.y = ground.window.x_um + at, ground.window.y_um + at
+        self.dye = {name: np.zeros(self.shape, np.float32) for name in DYES}
+        self.defocus, self.seen = None, {}
+        self.owner = np.full(self.shape, -1, np.int32)  # the epithelial cell of a pixel
+        self.fine, self.grain = self.noise(51, 1.2), self.noise(52, 2.6)
+        ragged = self.noise(53, 7.0) + 0.6 * self.grain
+        self.depth = ground.up(ground.depth, self.shape) + 0.8 * ragged
+        self.height = ground.up(ground.height, self.shape, order=Image.BILINEAR)
+        self.rim = -ground.up(ground.glass, self.shape) - 1.5 * ragged  # micrometres to the edge of the tissue
+        self.vessel = ground.up(ground.vessel, self.shape) + 0.5 * ragged
+        self.fat = (ground.up(ground.fat, self.shape) > 0) & (self.rim > 0)
+        self.epithelium = (self.depth > 0) & (self.depth < self.height) & (self.rim > 0)
+        self.lumen = (self.depth >= self.height) & (self.rim > 0)
+        self.stroma = (self.depth <= 0) & (self.rim > 0)
+        self.masks = {name: np.zeros(self.shape, bool) for name in ("tumour", "membrane", "nucleus", "artefact")}
+        self.masks["stroma"] = self.stroma
+
+    def noise(self, tag, wavelength_um):
+        """(H,W) float32 smooth noise of unit spread, continuous over the slide."""
+        return tissue.noise(self.plan.seed, tag, self.x, self.y, wavelength_um)
+
+
+def paint(plan, ground, cells, truth, *, side_px, rng, levels):
+    """Canvas of one window; truth holds intensity, completeness and cytoplasm (n,) of every cell, levels of every misleader."""
+    canvas = Canvas(plan, ground, side_px)
+    _stroma(canvas)
+    _loose_cells(canvas, cells)
+    _epithelium(canvas, cells, truth)
+    _lumen(canvas)
+    for name, mislead in MISLEADING.items():  # each has its own numbers, so that switching one leaves the others in place
+        own = np.random.default_rng([int(rng.integers(2**32)), 3])
+        touched = mislead(canvas, levels[name], own) if levels.get(name) else None
+        canvas.seen[name] = float(levels.get(name, 0)) * (touched is not None and bool(touched.any()))
+        if touched is not None and name not in ("blush", "stromal_blush"):
+            canvas.masks["artefact"] |= touched
+    return canvas
+
+
+def _stroma(canvas):
+    plan, h, e = canvas.plan, canvas.dye["haematoxylin"], canvas.dye["eosin"]
+    fibre = _fibres(canvas)
+    loose = np.clip(0.5 + 0.35 * canvas.noise(63, 130.0) + plan.loose, 0, 1)
+    matrix = fibre * (0.85 - 0.6 * loose) + (0.3 + 0.6 * loose) * canvas.noise(64, 6.0) + 0.45 * canvas.grain + 0.4 * canvas.fine
+    matrix += 0.5 * canvas.noise(65, 17.0) + 0.55 - 0.8 * loose + 0.8 * np.exp(-np.abs(canvas.vessel + 2) / 2)
+    matrix = np.exp(0.6 * np.tanh(matrix / 2) * 1.6) - 0.35
+    np.clip(matrix, 0.02, None, out=matrix)
+    gap = (canvas.depth > -3.5) & (canvas.noise(66, 24.0) > 0.7 - plan.shrink)  # cells shrink away from the stroma
+    matrix[gap | (canvas.vessel > 0)] *= 0.12
+    matrix[canvas.fat] = 0
+    h += canvas.stroma * (plan.background * matrix)
+    e += canvas.stroma * (0.3 * matrix)
+
+
+def _fibres(canvas):
+    """(H,W) texture that runs along a slow wave and around epithelium, about unit spread."""
+    v = canvas.ground.up(canvas.ground.fibre, canvas.shape)
+    turn = 2 * np.pi * canvas.plan.grain
+    u = (canvas.y * np.cos(turn))[:, None] - (canvas.x * np.sin(turn))[None] + 8 * canvas.noise(62, 40.0)
+    tile = _tile()
+    rows, columns = (v * (1 / 0.4)).astype(np.int32) & 1023, (u * (1 / 4.0)).astype(np.int32) & 1023
+    return tile.ravel()[rows * 1024 + columns]
+
+
+_TILES = []
+
+
+def _tile():
+    if not _TILES:
+        raw = np.random.default_rng(0).standard_normal((1024, 1024))
+        raw = sum(ndimage.gaussian_filter(raw, (s, 1.5 * s), mode="wrap") * s**0.7 for s in (0.9, 2.2, 5.0))
+        _TILES.append((raw / raw.std()).astype(np.float32))
+    return _TILES[0]
+
+
+def _loose_cells(canvas, cells):
+    """Spindle cells, lymphocytes, plasma cells, red cells, fat: one outline each, painted on everything but epithelium."""
+    group = np.flatnonzero(cells.kind >= tissue.STROMA)
+    pixels = np.flatnonzero((canvas.depth <= 1) & (canvas.rim > 0))
+    if len(group) < 3 or not len(pixels):
+        return
+    near = _nearest(canvas, cells, group, pixels, 2)
+    long, short, turn, tone, red = _outlines(canvas.plan, cells)
+    origin = canvas.ground.window
+    px = (canvas.x - origin.x_um).astype(np.float32)[pixels % canvas.shape[1]]
+    py = (canvas.y - origin.y_um).astype(np.float32)[pixels // canvas.shape[1]]
+    cx, cy = (cells.x - origin.x_um).astype(np.float32), (cells.y - origin.y_um).astype(np.float32)
+    ax, ay = (np.cos(turn) / long).astype(np.float32), (np.sin(turn) / long).astype(np.float32)
+    bx, by = (np.cos(turn) / short).astype(np.float32), (np.sin(turn) / short).astype(np.float32)
+    ragged = 0.14 * canvas.grain.ravel()[pixels]
+    h, g, e = (canvas.dye[name].ravel() for name in ("haematoxylin", "grey", "eosin"))
+    for n in near[::-1]:
+        dx, dy = px - cx[n], py - cy[n]
+        inside = 1 - np.sqrt((dx * ax[n] + dy * ay[n]) ** 2 + (dy * bx[n] - dx * by[n]) ** 2)
+        hit = np.flatnonzero(inside + ragged > 0)
+        n, at, inside = n[hit], pixels[hit], inside[hit]
+        round_ = red[n]
+        white = ~round_
+        h[at[white]] = tone[n[white]] * (0.85 + 0.3 * canvas.fine.ravel()[at[white]] + 0.12 * (inside[white] < 0.3))
+        g[at[round_]] = 0.012 + 0.22 * np.exp(-(((inside[round_] - 0.16) / 0.13) ** 2))
+        e[at[round_]] = 0.5
+        canvas.masks["nucleus"].ravel()[at[white]] = True
+    _fat_walls(canvas, cells, near, pixels, px, py, cx, cy)
+
+
+def _outlines(plan, cells):
+    """Half axes in micrometres, turn, haematoxylin and redness of every loose cell."""
+    r, kind = cells.random, cells.kind
+    lymph = (kind == tissue.STROMA) & (r[:, 1] < 0.25 + 0.55 * cells.crowd)
+    red = kind == tissue.VESSEL
+    plump = r[:, 2] ** 2
+    long = np.select([red, lymph], [2.9 + 0.5 * r[:, 2], 2.3 + 1.1 * r[:, 2]], 3.2 + 5.0 * plump)
+    short = np.select([red, lymph], [2.1 + 0.8 * r[:, 3], 2.1 + 0.8 * r[:, 3]], 1.0 + 1.6 * r[:, 3] * (1 - 0.5 * plump))
+    bare = (kind == tissue.FAT) | (kind == tissue.LUMEN) & (r[:, 4] > 0.3) | (kind == tissue.VESSEL) & (r[:, 4] > plan.blood)
+    long[bare] = short[bare] = 0.01
+    along = np.arctan2(cells.slope[:, 0], -cells.slope[:, 1])  # fibres run across the slope of their coordinate
+    turn = np.where(red | lymph, 2 * np.pi * r[:, 0], along + 1.1 * (r[:, 0] - 0.5))
+    tone = plan.haematoxylin * np.where(lymph, 0.75 + 0.6 * r[:, 5], 0.3 + 0.8 * r[:, 5])
+    return long, short, turn, tone.astype(np.float32), red
+
+
+def _fat_walls(canvas, cells, near, pixels, px, py, cx, cy):
+    fat = canvas.fat.ravel()[pixels]
+    if not fat.any() or len(near) < 2:
+        return
+    one, two, px, py = near[0][fat], near[1][fat], px[fat], py[fat]
+    square = [(px - cx[n]) ** 2 + (py - cy[n]) ** 2 for n in (one, two)]
+    apart = np.hypot(cx[one] - cx[two], cy[one] - cy[two]) + 1e-3
+    wall = np.exp(-np.abs((square[1] - square[0]) / (2 * apart) + canvas.grain.ravel()[pixels[fat]]) / 0.9)
+    wall[cells.kind[two] != tissue.FAT] = 0
+    canvas.dye["haematoxylin"].ravel()[pixels[fat]] += 0.09 * wall
+    canvas.dye["eosin"].ravel()[pixels[fat]] += 0.3 * wall
+
+
+def _nearest(canvas, cells, group, pixels, count):
+    """(count,n) indices of the cells nearest to each of n pixels, sought on the coarse grid."""
+    ground, wide = canvas.ground, len(canvas.ground.x)
+    row, column = (np.rint((p - g[0]) / tissue.STEP_UM).astype(np.int32) for p, g in ((canvas.y, ground.y), (canvas.x, ground.x)))
+    flat = (row[:, None] * wide + column[None]).ravel()[pixels]
+    wanted = np.zeros(ground.depth.size, bool)
+    wanted[flat] = True
+    wanted = np.flatnonzero(wanted)
+    slot = np.zeros(ground.depth.size, np.int32)
+    slot[wanted] = np.arange(len(wanted))
+    points = np.stack([ground.x[wanted % wide], ground.y[wanted // wide]], 1)
+    columnar = ground.columnar.ravel()[wanted] * (cells.kind[group[0]] < tissue.STROMA)
+    spot = tissue.embed(points, ground.depth.ravel()[wanted], ground.slope.reshape(2, -1)[:, wanted].T, columnar)
+    found = cKDTree(cells.place[group]).query(spot, k=min(count, len(group)))[1].reshape(len(wanted), -1)
+    return [group[f].astype(np.int32)[slot[flat]] for f in found.T]
+
+
+def _epithelium(canvas, cells, truth):
+    group = np.flatnonzero(cells.kind < tissue.STROMA)
+    pixels = np.flatnonzero(canvas.epithelium)
+    if len(group) < 3 or not len(pixels):
+        return
+    near = _nearest(canvas, cells, group, pixels, 3)
+    spot, slope, columnar = _spot(canvas, pixels)
+    own, other, edge, offset = _voronoi(canvas, cells, near, spot, slope, columnar)
+    depth, up = canvas.depth.ravel()[pixels], (canvas.height - canvas.depth).ravel()[pixels]
+    edge, facing = np.minimum(edge, np.minimum(depth, up)), np.minimum(depth, up) < edge
+    kind = cells.kind[own]
+    nucleus = _nucleus(canvas, cells, own, offset, edge, pixels)
+    fine = canvas.fine.ravel()[pixels]
+    body = canvas.plan.body * (0.75 + 0.5 * cells.random[:, 6])[own] * (1 + 0.3 * fine + 0.25 * canvas.grain.ravel()[pixels])
+    body = np.maximum(body * np.where(kind == tissue.NORMAL, np.clip(1.2 - depth / 12, 0.3, 1), 1), 0.004)  # mucin above
+    canvas.dye["haematoxylin"].ravel()[pixels] = np.where(nucleus > 0, nucleus, body)
+    canvas.dye["eosin"].ravel()[pixels] = np.where(nucleus > 0, 0.1, 0.2 + 0.05 * fine)
+    inner = truth["cytoplasm"][own] * np.maximum(0.8 + 0.5 * canvas.grain.ravel()[pixels], 0) * np.where(nucleus > 0, 0.4, 1)
+    stain = _membrane(canvas, cells, truth, own, other, edge, facing, spot, pixels)
+    canvas.dye["dab"].ravel()[pixels] += stain + inner
+    canvas.owner.ravel()[pixels] = own
+    canvas.masks["nucleus"].ravel()[pixels] = nucleus > 0
+    canvas.masks["tumour"].ravel()[pixels] = kind == tissue.TUMOUR
+    canvas.masks["membrane"].ravel()[pixels] = (edge < max(1.0, 0.75 * canvas.mpp)) & (kind == tissue.TUMOUR)
+
+
+def _spot(canvas, pixels):
+    """Places [3 x (n,)], slopes [2 x (n,)] and columnarity (n,) of pixels, a little warped so that no membrane is a ruled line."""
+    ground = canvas.ground
+    slope = [ground.up(s, canvas.shape, order=Image.BILINEAR).ravel()[pixels] for s in ground.slope]
+    columnar = ground.up(ground.columnar, canvas.shape, order=Image.BILINEAR).ravel()[pixels]
+    wx, wy = ((1.5 * canvas.noise(t, 11.0) + 0.45 * canvas.noise(t + 2, 3.5)).ravel()[pixels] for t in (54, 55))
+    x = (canvas.x - ground.window.x_um).astype(np.float32)[pixels % canvas.shape[1]] + wx
+    y = (canvas.y - ground.window.y_um).astype(np.float32)[pixels // canvas.shape[1]] + wy
+    depth = canvas.depth.ravel()[pixels]
+    foot = tissue.FOOT * columnar * depth
+    return [x - foot * slope[0], y - foot * slope[1], (1 - tissue.SHORT * columnar) * columnar * depth], slope, columnar
+
+
+def _voronoi(canvas, cells, near, spot, slope, columnar):
+    """Own and other cell, distance to their border in micrometres and offset [3 x (n,)] from the own nucleus."""
+    window = canvas.ground.window
+    seeds = np.ascontiguousarray((cells.place - (window.x_um, window.y_um, 0)).T, np.float32)
+    offsets = [[s - seed[n] for s, seed in zip(spot, seeds, strict=True)] for n in near]
+    squares = [o[0] ** 2 + o[1] ** 2 + o[2] ** 2 for o in offsets]
+    for k in (1, 2, 1):  # sort the three candidates by distance, the nearest first
+        swap = np.flatnonzero(squares[k] < squares[k - 1])
+        for pair in (near, squares, *zip(*offsets, strict=True)):
+            a, b = pair[k - 1], pair[k]
+            a[swap], b[swap] = b[swap], a[swap]
+    edge, other = [], near[1]
+    for k in (1, 2):
+        ax, ay, az = (o - p for o, p in zip(offsets[0], offsets[k], strict=True))  # from the own nucleus to the rival's
+        along = ax * slope[0] + ay * slope[1]
+        upward = along * (1 - tissue.FOOT * columnar) + az * (1 - tissue.SHORT * columnar) * columnar
+        stretch = np.sqrt(np.maximum(ax**2 + ay**2 - along**2, 0) + upward**2) + np.float32(0.01)
+        edge.append((squares[k] - squares[0]) / (2 * stretch))
+    return near[0], np.where(edge[1] < edge[0], near[2], other), np.minimum(*edge), offsets[0]
+
+
+def _nucleus(canvas, cells, own, offset, edge, pixels):
+    """(n,) haematoxylin of nuclei, 0 outside: darker rim, pale chromatin, nucleoli."""
+    plan, r = canvas.plan, cells.random
+    normal = cells.kind == tissue.NORMAL
+    size = plan.nucleus_um * np.where(normal, 0.8, 0.8 + plan.pleomorphic * r[:, 1] ** 2)
+    size[r[:, 5] < 0.05] = 0.01  # cut above or below the nucleus
+    long = 1 + 0.4 * r[:, 2]
+    cos, sin = np.cos(2 * np.pi * r[:, 0]), np.sin(2 * np.pi * r[:, 0])
+    a, b, c, d, z = (t.astype(np.float32)[own] for t in (cos / size / long, sin / size / long, cos / size * long, sin / size * long, 0.95 / size))
+    bent = 0.07 * canvas.grain.ravel()[pixels]
+    inside = 1 + bent - np.sqrt((offset[0] * a + offset[1] * b) ** 2 + (offset[1] * c - offset[0] * d) ** 2 + (offset[2] * z) ** 2)
+    inside = np.minimum(inside, (edge - 0.35) * np.float32(1 / plan.nucleus_um))
+    fine = canvas.fine.ravel()[pixels]
+    tone = plan.haematoxylin * (0.55 + 0.75 * r[:, 3] ** 1.5 + 0.9 * (r[:, 6] > 0.97))  # a few pyknotic
+    chromatin = 0.55 + plan.chromatin * fine + 0.45 * np.exp(-(((inside - 0.08) * 11) ** 2)) + 0.7 * ((fine > 1.75) & (inside > 0.3))
+    return np.where(inside > 0, tone.astype(np.float32)[own] * np.maximum(chromatin, 0.2), 0).astype(np.float32)
+
+
+def _membrane(canvas, cells, truth, own, other, edge, facing, spot, pixels):
+    """(n,) DAB density: each of two membranes that meet carries the stain of its own cell, where that cell is stained."""
+    stain = np.zeros(len(own), np.float32)
+    shade = np.maximum(truth["intensity"][own], truth["intensity"][other])
+    width = 0.4 + 0.22 * np.minimum(shade, 1.3) + 0.1 * canvas.mpp
+    close = np.flatnonzero((edge < 3 * width) & (shade > 0))
+    window = canvas.ground.window
+    for cell in (own[close], other[close]):
+        dx = spot[0][close] - (cells.place[:, 0] - window.x_um).astype(np.float32)[cell]
+        dy = spot[1][close] - (cells.place[:, 1] - window.y_um).astype(np.float32)[cell]
+        turn = np.arctan2(dy, dx) * np.float32(1 / (2 * np.pi)) + 1
+        phase = ((turn + cells.random[:, 0][cell]) * (1 + np.floor(3 * cells.random[:, 4])).astype(np.float32)[cell]) % 1
+        complete = truth["completeness"][cell]
+        stained = np.where(complete > 0.97, 1, np.clip((complete - phase) * 10 + 0.5, 0, 1))
+        stain[close] += 0.5 * truth["intensity"][cell] * stained
+    stain[close] *= np.where(facing[close], 0.65, 1) * np.maximum(1 + 0.3 * canvas.grain.ravel()[pixels[close]], 0.2)
+    stain[close] *= np.exp(-0.5 * (edge[close] / width[close]) ** 2)
+    return stain
+
+
+def _lumen(canvas):
+    """Secretion in some lumens: crumbs and strands; debris of dead cells where there is necrosis."""
+    foam = canvas.lumen & (canvas.noise(67, 80.0) > 0.6) & (canvas.grain + 0.7 * canvas.fine > 1.1)
+    canvas.dye["haematoxylin"][foam] += 0.5 * canvas.plan.background
+    canvas.dye["eosin"][foam] += 0.12
+
+
+def _blush(canvas, level, rng):
+    cloud = np.clip(0.65 + 0.45 * canvas.noise(71, 90.0) + 0.3 * canvas.grain, 0, 2)
+    canvas.dye["dab"] += np.float32(level) * cloud * canvas.epithelium
+    return canvas.epithelium
+
+
+def _stromal_blush(canvas, level, rng):
+    cloud = np.clip(0.5 + 0.5 * canvas.noise(73, 140.0), 0, 2) * np.clip(6 * canvas.dye["eosin"], 0, 1.5)
+    canvas.dye["dab"] += np.float32(level) * cloud * canvas.stroma
+    return canvas.stroma
+
+
+def _edge(canvas, level, rng):
+    near = np.exp(-np.maximum(canvas.rim, 0) / 22) * (canvas.epithelium | canvas.stroma)
+    canvas.dye["dab"] += np.float32(level) * near * np.clip(0.7 + 0.5 * canvas.noise(75, 40.0) + 0.25 * canvas.grain, 0, 2)
+    return near > 0.2
+
+
+def _necrosis(canvas, level, rng):
+    dead = canvas.lumen & (canvas.depth > canvas.plan.necrosis_um - 25)
+    crumbs = np.clip(0.5 + 0.5 * canvas.grain + 0.4 * canvas.fine, 0, 2) * dead
+    canvas.dye["haematoxylin"] += crumbs * np.float32(1.1 * canvas.plan.background) + 0.8 * canvas.plan.haematoxylin * (crumbs > 1.25)
+    canvas.dye["dab"] += np.float32(0.10 * level) * crumbs
+    canvas.dye["eosin"] += 0.3 * crumbs
+    return dead
+
+
+def _crushed(canvas, level, rng):
+    """Nuclei drawn out into streaks."""
+    where = np.clip(3 * (canvas.noise(76, 90.0) - 1.2 + 0.4 * level), 0, 1) * (canvas.rim > 0)
+    length = max(3, round(18 / canvas.mpp))
+    for name, gain in (("haematoxylin", 1.7), ("dab", 1.0)):
+        dye = canvas.dye[name]
+        streak = ndimage.uniform_filter1d(dye, length, axis=1) * (1 + 0.35 * canvas.noise(77, 3.0))
+        dye += where * (gain * np.maximum(streak, 0) - dye)
+    canvas.masks["nucleus"] &= where < 0.5
+    return where > 0.5
+
+
+def _haemosiderin(canvas, level, rng):
+    grains = canvas.stroma & (canvas.noise(78, 30.0) > 1.9 - 0.5 * level) & (canvas.grain + 0.5 * canvas.fine > 0.5)
+    canvas.dye["pigment"] += np.float32(0.75) * grains
+    return grains
+
+
+def _folds(canvas, level, rng):
+    """Tissue lying double along a line: every dye twice."""
+    ridge = np.abs(canvas.noise(79, 300.0)) * 120
+    fold = np.exp(-((ridge / (4 + 5 * level)) ** 2)) * np.clip(3 * canvas.noise(80, 200.0), 0, 1) * (canvas.rim > 0)
+    for dye in canvas.dye.values():
+        dye *= 1 + 1.2 * fold
+    canvas.dye["grey"] += 0.05 * fold
+    return fold > 0.3
+
+
+def _dust(canvas, level, rng):
+    touched = np.zeros(canvas.shape, bool)
+    for _ in range(rng.integers(1, 2 + int(4 * level))):
+        radius = rng.choice([rng.uniform(0.8, 3), rng.uniform(8, 22)], p=(0.8, 0.2))
+        blob = _disc(canvas, rng, radius) + 0.5 * canvas.grain * (radius < 4)
+        soft = np.clip(blob, 0, 1.2 if radius < 4 else 12) / (1.2 if radius < 4 else 12)
+        canvas.dye["grey"] += np.float32(rng.uniform(0.7, 1.6) if radius < 4 else rng.uniform(0.1, 0.35)) * soft
+        touched |= soft > 0.3
+    return touched
+
+
+def _bubbles(canvas, level, rng):
+    touched = np.zeros(canvas.shape, bool)
+    for _ in range(rng.integers(1, 3)):
+        inside = _disc(canvas, rng, rng.uniform(30, 60 + 80 * level))
+        canvas.dye["grey"] += 0.45 * np.exp(-((inside / 2.2) ** 2)) + 0.1 * np.exp(-np.abs(inside) / 6) * (inside > 0)
+        canvas.dye["grey"] -= 0.06 * np.exp(-(((inside - 6) / 3) ** 2))
+        _soften(canvas, 0.85 * (inside > 0))
+        touched |= inside > -3
+    return touched
+
+
+def _pen(canvas, level, rng):
+    turn, across = rng.uniform(0, 2 * np.pi), canvas.ground.window.side_um * rng.uniform(-0.1, 0.5)
+    middle = canvas.ground.window.side_um / 2
+    x, y = canvas.x - canvas.ground.window.x_um - middle, canvas.y - canvas.ground.window.y_um - middle
+    inside = (x * np.cos(turn))[None] + (y * np.sin(turn))[:, None] - across + 6 * canvas.noise(82, 40.0)
+    stroke = np.clip(inside / 12, 0, 1) * np.clip((140 + 160 * level - inside) / 12, 0, 1)
+    canvas.dye["ink"] += (0.45 + 0.5 * level) * stroke.astype(np.float32) * (1 + 0.15 * canvas.noise(83, 15.0))
+    return stroke > 0.3
+
+
+def _out_of_focus(canvas, level, rng):
+    share = np.clip(0.5 + canvas.noise(84, 350.0) + (level - 0.5), 0, 1)
+    _soften(canvas, share)
+    return share > 0.5
+
+
+def _disc(canvas, rng, radius_um):
+    """(H,W) micrometres inside a circle at a random place of the window."""
+    at = rng.uniform(0, canvas.ground.window.side_um, 2)
+    x, y = canvas.x - canvas.ground.window.x_um - at[0], canvas.y - canvas.ground.window.y_um - at[1]
+    return (radius_um - np.hypot(x[None], y[:, None])).astype(np.float32)
+
+
+def _soften(canvas, share):
+    share = share.astype(np.float32)
+    canvas.defocus = share if canvas.defocus is None else np.maximum(canvas.defocus, share)
+
+
+MISLEADING = {
+    "blush": _blush,
+    "stromal_blush": _stromal_blush,
+    "edge": _edge,
+    "necrosis": _necrosis,
+    "haemosiderin": _haemosiderin,
+    "crushed": _crushed,
+    "folds": _folds,
+    "dust": _dust,
+    "bubbles": _bubbles,
+    "pen": _pen,
+    "out_of_focus": _out_of_focus,
+}

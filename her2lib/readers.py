@@ -1,0 +1,186 @@
+"""Readers: blinded sheets out, readings in, consensus into the manifest; and the ledger of looks at the external set."""
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from her2lib import scores
+from her2lib.agreement import given as votes_of
+from her2lib.study import made, write_table
+
+TIDY = ["patch", "rater", "reading", "score"]
+LEDGER = ["when", "run", "fingerprint", "settings", "look"]
+
+
+def consensus(ratings, *, how="majority"):
+    """((N,) scores, -1 unsettled; sentences): the majority or the median of ratings (N,R; -1 missing), nothing where they tie."""
+    if how not in ("majority", "median"):
+        raise ValueError(f"A consensus is made by majority or median, not {how!r}; one made elsewhere goes to merge(given=…).")
+    votes = votes_of(ratings)
+    if how == "majority":
+        most = votes == votes.max(1, keepdims=True)
+        settled = np.where(most.sum(1) == 1, most.argmax(1), -1)
+    else:
+        middle = np.ma.median(np.ma.masked_less(ratings, 0), axis=1).filled(-1)
+        settled = np.where(middle % 1 == 0, middle, -1).astype(int)
+    read = votes.any(1)
+    tied = int((read & (settled < 0)).sum())
+    notes = {f"{(~read).sum()} of {len(votes)} patches were read by nobody: they have no consensus.": not read.all(),
+             f"{tied} of {len(votes)} patches are tied by {how}: a joint reading can settle them.": tied}
+    return settled, [note for note, holds in notes.items() if holds]
+
+
+def leave_one_out(ratings, *, how="majority"):
+    """(N,R) for each rater the consensus of all the others, so that nobody is compared with himself."""
+    if np.shape(ratings)[1] < 2:
+        raise ValueError("Leaving one rater out needs two raters: there is one.")
+    return np.stack([consensus(np.delete(ratings, r, axis=1), how=how)[0] for r in range(np.shape(ratings)[1])], axis=1)
+
+
+def read_ratings(path, *, patches):
+    """(ratings: patch, rater, reading, score; problems: sentences) of a CSV with a column per rater, or a row per reading."""
+    table = _csv(path, header=None)
+    head = [str(column).strip().removeprefix("rater_") for column in table.iloc[0]]
+    table = table.iloc[1:].set_axis(head, axis=1).assign(line=lambda t: t.index + 1)
+    twice = [name for i, name in enumerate(head) if name.casefold() in {other.casefold() for other in head[:i]}]
+    if "patch" not in head or twice:
+        raise ValueError(f"{Path(path).name}: " + (f"two columns are named {twice[0]!r}, give each reader a name of their own."
+                                                   if twice else "name the column of patch names 'patch', there is none."))
+    if not {"rater", "score"} <= set(head):
+        table = table.melt(["patch", "line"], var_name="rater", value_name="score")
+    return _checked(table if "reading" in table else table.assign(reading="1"), patches, Path(path).name)
+
+
+def wide(ratings, *, reading=1, patches=None):
+    """((N,R) scores, -1 missing; raters; patches) of one reading of tidy ratings; patches in the order given."""
+    table = ratings[ratings.reading == reading].pivot(index="patch", columns="rater", values="score")
+    table = (table if patches is None else table.reindex(list(patches))).fillna(-1).astype(int)
+    return table.to_numpy(), list(table.columns), list(table.index)
+
+
+def disagreements(ratings, patches):
+    """DataFrame for galleries: patches on which ratings (N,R; -1 missing) split: lowest, highest, spread; widest first."""
+    known = np.ma.masked_less(ratings, 0)
+    table = pd.DataFrame({"patch": list(patches), "lowest": known.min(1).filled(-1), "highest": known.max(1).filled(-1)})
+    table["spread"] = table.highest - table.lowest
+    table["scores"] = [" ".join(map(scores.name, row)) for row in ratings]
+    return table[table.spread > 0].sort_values(["spread", "patch"], ascending=[False, True], ignore_index=True)
+
+
+def sheets(table, folder, *, readers, repeats=0.1, seed=0):
+    """Path of a folder with a blinded sheet per reader (sheet.csv, images under codes, own order, repeats) and the key.csv."""
+    folder, random, key, places = Path(folder), np.random.default_rng(seed), [], [_folder(reader) for reader in readers]
+    if len({place.casefold() for place in places}) < len(places) or "" in places:
+        raise ValueError(f"Two readers have one name in {', '.join(map(str, readers))}: give each a name of their own.")
+    if (folder / "key.csv").exists():
+        raise FileExistsError(f"{folder} holds sheets already: choose another folder, or the key to them would be lost.")
+    again = round(repeats * len(table))
+    codes = iter(random.permutation((len(table) + again) * len(places)) + 10**5)
+    for reader, place in zip(readers, places, strict=True):
+        order = [(i, 1) for i in random.permutation(len(table))] + [(i, 2) for i in random.permutation(len(table))[:again]]
+        made(folder / place / "images")
+        for i, reading in order:  # a copy under a code: a BCI file name ends with its score, and a link would tell it
+            code, source = str(next(codes)), Path(table.path.iloc[i])
+            image = f"images/{code}{source.suffix}"
+            shutil.copyfile(source, folder / place / image)
+            key.append({"code": code, "image": image, "patch": table.name.iloc[i], "rater": str(reader), "reading": reading})
+        sheet = pd.DataFrame(key[-len(order):])[["code", "image"]]
+        write_table(folder / place / "sheet.csv", sheet.assign(score="", remark=""))
+    write_table(folder / "key.csv", pd.DataFrame(key)[["code", "patch", "rater", "reading"]])
+    return folder
+
+
+def gather(folder):
+    """(ratings, problems) as of read_ratings, from the filled sheets and the key.csv of a folder made by sheets()."""
+    key, parts, problems = _csv(Path(folder) / "key.csv"), [], []
+    for reader, own in key.groupby("rater", sort=False):
+        file = Path(folder) / _folder(reader) / "sheet.csv"
+        if not file.is_file():
+            problems.append(f"The sheet of {reader} is missing: put it back as {_folder(reader)}/sheet.csv.")
+            continue
+        sheet = _csv(file).assign(line=lambda t: t.index + 2).merge(own, on="code", how="left")
+        problems += [f"{_folder(reader)}/sheet.csv line {row.line}: the code {row.code!r} was not given to {reader}."
+                     for row in sheet[sheet.patch.isna()].itertuples()]
+        parts.append(sheet.dropna(subset="patch"))
+    ratings, more = _checked(pd.concat(parts) if parts else key.assign(score="", line=0), set(key.patch), "sheet.csv")
+    return ratings, problems + more
+
+
+def merge(table, ratings, *, how="majority", given=None):
+    """(table with rater_<name> and consensus columns, sentences); given {patch: score} is a consensus made elsewhere."""
+    matrix, raters, _ = wide(ratings, patches=table.name)
+    settled, notes = consensus(matrix, how=how)
+    if given is not None:
+        settled = table.name.map(given).fillna(-1).astype(int).to_numpy()
+        notes = [f"The consensus is as given; it lacks {(settled < 0).sum()} of {len(table)} patches."]
+    return table.assign(**{f"rater_{rater}": matrix[:, r] for r, rater in enumerate(raters)}, consensus=settled), notes
+
+
+def look(ledger, *, run, fingerprint, settings=""):
+    """(number, sentence) of a look at the external set, kept in a CSV; equal fingerprint and settings are the same look."""
+    settings = settings if isinstance(settings, str) else json.dumps(settings, sort_keys=True, default=str)
+    with _alone(Path(ledger)):
+        table = _csv(ledger) if Path(ledger).is_file() else pd.DataFrame(columns=LEDGER)
+        mine = table[table.run == run]
+        same = mine[(mine.fingerprint == fingerprint) & (mine.settings == settings)]
+        number = int(same.look.iloc[0]) if len(same) else len(mine) + 1
+        if not len(same):
+            table.loc[len(table)] = [datetime.now(UTC).isoformat(timespec="seconds"), run, fingerprint, settings, str(number)]
+            write_table(ledger, table)
+    return number, (f"{run}: first look at the external set." if number == 1 else
+                    f"{run}: look {number} at the external set (the first on {mine.when.iloc[0][:10]}), so no fresh test.")
+
+
+def _checked(table, patches, file):
+    rows, problems, seen, patches = [], [], {}, set(map(str, patches))
+    for row in table[table.score.str.strip() != ""].itertuples():  # an empty cell was not read
+        spot, where = (row.patch.strip(), row.rater.strip(), row.reading), f"{file} line {row.line}, {row.rater}"
+        try:
+            score, reading = scores.parse(row.score), int(row.reading)
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
+            continue
+        if spot[0] not in patches:
+            problems.append(f"{where}: the patch {spot[0]!r} is not in the manifest, correct its name.")
+        elif spot in seen:
+            problems.append(f"{where}: {spot[0]!r} was scored before ({scores.name(seen[spot])} is kept, this is "
+                            f"{scores.name(score)}); a repeat needs another number under 'reading'.")
+        else:
+            seen[spot] = score
+            rows.append((*spot[:2], reading, score))
+    return pd.DataFrame(rows, columns=TIDY), problems
+
+
+def _csv(path, header=0):
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, header=header, encoding="utf-8-sig", sep=None, engine="python")
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ValueError(f"{Path(path).name} is not a CSV in UTF-8 ({error}): save it as one.") from error
+
+
+def _folder(reader):
+    return "".join(sign if sign.isalnum() or sign in "-_" else "_" for sign in str(reader).strip())
+
+
+@contextlib.contextmanager
+def _alone(file):
+    lock, start = made(file.parent) / f".{file.name}.lock", time.monotonic()
+    while True:  # notebooks run side by side: two looks at once must not lose one
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+            break
+        except FileExistsError:
+            if time.monotonic() - start > 10:
+                raise TimeoutError(f"{lock} has stood for 10 s: if nothing is running, delete it.") from None
+            time.sleep(0.02)
+    try:
+        yield
+    finally:
+        lock.unlink()

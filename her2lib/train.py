@@ -1,0 +1,350 @@
+"""Recipes and one short loop: fit, predict, save, load; resumable, deterministic by seed, with a verdict on every run."""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from sklearn.metrics import cohen_kappa_score
+from timm.utils import ModelEmaV3
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from her2lib import augment, models, recipes
+from her2lib.recipes import RECIPES, choose_device, choose_precision, recipe
+from her2lib.scores import SCORES
+from her2lib.study import write_bytes, write_json, write_table
+
+__all__ = ["RECIPES", "Fit", "collapsed", "fit", "fluctuation", "load", "predict", "recipe", "save", "shuffled", "table"]
+CHECKPOINT = "checkpoint.pt"
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained network and how it came about: history has one row per epoch, row 0 before training."""
+
+    net: models.Net
+    history: pd.DataFrame
+    recipe: dict
+    seed: int
+    kept_epoch: int
+    device: str
+    precision: str
+    notes: tuple
+    seconds: float
+    peak_bytes: int  # of the GPU; 0 on a CPU
+
+
+def fit(net, train_patches, val_patches=None, *, seed, folder=None, progress=True, device=None, tensorboard=None, **recipe):
+    """Fit of a copy of net; with a folder, the same call goes on from the last finished epoch after any interruption."""
+    settings, device = recipes.complete(recipe), device or choose_device()
+    _refuse_unknown(train_patches, val_patches)
+    loop = _Loop(net, train_patches, val_patches, settings, seed, device, folder)
+    loop.restore()
+    with loop.bar(progress) as bar, _writer(tensorboard) as writer, augment.own_chance():
+        while not loop.finished():
+            loop.epoch(bar)
+            _log(writer, loop.rows[-1])
+    net, history = loop.result(), pd.DataFrame(loop.rows)
+    peak = torch.cuda.max_memory_allocated(device) if torch.device(device).type == "cuda" else 0
+    seconds = float(history.seconds.sum())  # over all calls, when it was interrupted
+    return Fit(net, history, settings, seed, loop.kept_epoch, str(device), str(loop.dtype)[6:], tuple(loop.notes), seconds, peak)
+
+
+def predict(net, images, *, batch=64, device=None, progress=False):
+    """(N,scores) float32 probabilities of (N,3,H,W) uint8 images, in float32 arithmetic on every device."""
+    return _logits(net, images, batch, device or next(net.parameters()).device, progress).softmax(1).numpy()
+
+
+def table(probabilities, patches, *, run, set):
+    """DataFrame of predictions: run, set, patch, slide, patient, truth (-1 unknown), p0..p3; one row per patch."""
+    words = dict(patch=list(patches.name), slide=list(patches.slide), patient=list(patches.patient), truth=list(patches.score))
+    shares = {f"p{k}": column for k, column in enumerate(probabilities.T)}
+    return pd.DataFrame({"run": run, "set": set, **words, **shares})
+
+
+def collapsed(probabilities, truth, history=None):
+    """str, why a run has learnt nothing (loss not finite, one answer, majority rate), else "", also if truth is one score."""
+    if history is not None and _broken(history):
+        return _broken(history)
+    if not np.isfinite(probabilities).all():
+        return "probabilities not finite"
+    known = np.asarray(truth) >= 0
+    truth, answer = np.asarray(truth)[known], np.asarray(probabilities)[known].argmax(1)
+    if len(set(truth)) < 2:
+        return ""
+    if len(set(answer)) == 1:
+        return f"answers {SCORES[answer[0]]} only"
+    majority = np.bincount(truth).max() / len(truth)
+    return f"at or below the majority rate {100 * majority:.1f} %" if (answer == truth).mean() <= majority else ""
+
+
+def fluctuation(history, column="val_accuracy"):
+    """float, mean |change per epoch| / range of a curve after epoch 0: 1/(n-1) if it only rises, 1 if it swings to and fro."""
+    curve = pd.DataFrame(history).query("epoch > 0")[column].dropna().to_numpy()
+    span = np.ptp(curve) if len(curve) > 1 else 0.0
+    return float(np.abs(np.diff(curve)).mean() / span) if span else 0.0
+
+
+def shuffled(patches, *, seed):
+    """Patches, the twin that can teach nothing: the same images with their scores permuted."""
+    turn = np.random.default_rng(seed).permutation(len(patches.score))
+    return replace(patches, score=patches.score[turn])
+
+
+def save(folder, *, net, fit, predictions, parameters, fingerprints=None, **more):
+    """Path of a finished run: history.csv, predictions.csv, model.safetensors and, last, run.json with "complete": true."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").unlink(missing_ok=True)  # while files change the run is not complete
+    by_set = {name: _measured(rows) for name, rows in predictions.groupby("set", sort=False)}
+    judged = by_set.get("val") or next(iter(by_set.values()), {"verdict": ""})
+    info = dict(
+        parameters=parameters, fingerprints=fingerprints or {}, network=net.config, recipe=fit.recipe, seed=fit.seed,
+        versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        device=fit.device, precision=fit.precision, notes=list(fit.notes), seconds=fit.seconds, peak_bytes=fit.peak_bytes,
+        kept_epoch=fit.kept_epoch, verdict=_broken(fit.history) or judged["verdict"],
+        fluctuation=fluctuation(fit.history), sets=by_set, **more, complete=True,
+    )  # fmt: skip
+    state = {name: value.contiguous() for name, value in net.state_dict().items()}
+    write_table(folder / "history.csv", fit.history)
+    write_table(folder / "predictions.csv", predictions)
+    write_bytes(folder / "model.safetensors", to_bytes(state))
+    plain = json.loads(pd.Series(info).to_json(double_precision=15, default_handler=str))  # nan becomes null
+    write_json(folder / "run.json", plain)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return folder
+
+
+def load(folder):
+    """(Net, info) of a finished run."""
+    path = Path(folder) / "run.json"
+    info = json.loads(path.read_text()) if path.is_file() else {}
+    if not info.get("complete"):
+        raise ValueError(f"{folder} holds no finished run: run.json is written last; start the same run again and it goes on.")
+    net = models.create(**{**info["network"], "weights": "none"})
+    net.load_state_dict(load_file(path.with_name("model.safetensors")))
+    net.config["weights"] = info["network"]["weights"]
+    return net, info
+
+
+class _Loop:
+    """One training under way; everything a resumed run needs is in rows, weights, optimizer, EMA and the kept weights."""
+
+    def __init__(self, net, train, val, settings, seed, device, folder):
+        self.settings, self.seed, self.device, self.train, self.val = settings, seed, torch.device(device), train, val
+        self.path = Path(folder) / CHECKPOINT if folder else None
+        self.stamp = _stamp(net, train, val, settings, seed)
+        self.dtype, reason = choose_precision(device, settings["precision"])
+        fast = self.dtype == torch.bfloat16 or self.device.type == "cuda"  # on a CPU 37 against 27 patches/s; in float32 16 to 17
+        self.layout = torch.channels_last if fast else torch.contiguous_format
+        self.net = recipes.regularised(net, settings).to(self.device, memory_format=self.layout)
+        self.images, where = augment.place(train.images, device)
+        self.notes = [f"precision {reason}", where] + ([] if _count(val) else ["no validation patches: those columns are empty"])
+        self.forward = torch.compile(self.net) if settings["compile"] else self.net
+        self.ema = ModelEmaV3(self.net, decay=settings["ema"], use_warmup=True) if settings["ema"] else None
+        self.score = torch.as_tensor(np.asarray(train.score), dtype=torch.int64)
+        self.steps = len(self.parts(1))
+        self.optimizer, self.schedule = recipes.optimizer(self.net, settings, self.steps)
+        self.criterion = recipes.criterion(settings, self.score, net.config["scores"], self.device)
+        self.mix = augment.mixer(settings["mixup"], net.config["scores"])
+        self.rows, self.kept, self.kept_epoch = [], None, 0
+
+    def parts(self, epoch):
+        rows = augment.order(self.score, seed=self.seed, epoch=epoch, balanced=self.settings["balanced"])
+        return augment.cut(rows, self.settings["batch"], even=self.settings["mixup"] > 0)
+
+    def bar(self, progress):
+        """tqdm over every update of the run, with what was chosen and why written above it."""
+        for note in self.notes if progress else ():
+            tqdm.write(note)
+        total, done = self.settings["epochs"] * self.steps, max(len(self.rows) - 1, 0) * self.steps
+        return tqdm(total=total, initial=done, desc=self.net.network, unit="step", disable=not progress)
+
+    def finished(self):
+        """bool: every epoch done, the loss broken, or no better validation kappa for `patience` epochs."""
+        done, patience = len(self.rows) - 1, self.settings["patience"]
+        broken = bool(self.rows) and "finite" in self.rows[-1]["verdict"]
+        return broken or done >= self.settings["epochs"] or bool(patience and done > 0 and done - _best(self.rows) >= patience)
+
+    def epoch(self, bar):
+        """One row more; row 0 is the network as it came, measured on at most 512 training patches."""
+        began, epoch = time.perf_counter(), len(self.rows)
+        augment.sow(self.seed, epoch)
+        few = torch.arange(len(self.score))[:: math.ceil(len(self.score) / 512)]
+        train = self.pass_over(epoch, bar) if epoch else self.measure(self.train, few)
+        spent = time.perf_counter() - began
+        val = self.measure(self.val) if _count(self.val) else (math.nan, math.nan, math.nan, "")
+        verdict = val[3] * (epoch > 0) if math.isfinite(train[0]) and _finite(self.net) else "loss not finite"
+        lr = max(group["lr"] for group in self.optimizer.param_groups) * (epoch > 0)
+        row = dict(epoch=epoch, lr=lr, **_named("train", train), **_named("val", val), train_seconds=spent)
+        self.rows.append(row | dict(seconds=time.perf_counter() - began, verdict=verdict))
+        self.keep()
+        mark = f", COLLAPSED: {verdict}" if verdict else ""
+        bar.set_postfix_str(f"epoch {epoch}/{self.settings['epochs']}, validation kappa {val[2]:.3f}{mark}")
+
+    def pass_over(self, epoch, bar):
+        """(loss, accuracy, kappa, "") of the batches as they were trained on: augmented, and while the weights moved."""
+        self.net.train()
+        losses, answers, parts = [], [], self.parts(epoch)
+        for step, images in enumerate(augment.batches(self.images, parts, self.device)):
+            loss, logits = self.step(images, self.score[parts[step]].to(self.device), epoch, step)
+            losses.append(loss * len(images))
+            answers.append(logits.argmax(1))
+            bar.update()
+        rows = torch.cat(parts)
+        return (float(torch.stack(losses).sum()) / len(rows), *_agreement(torch.cat(answers).cpu(), self.score[rows]), "")
+
+    def step(self, images, score, epoch, step):
+        """(loss, logits) of one update."""
+        settings = self.settings
+        images = augment.augment(images, seed=self.seed, epoch=epoch, step=step, flips=settings["flips"], stain=settings["stain"])
+        x, shares = self.mix(models.normalise(images, self.net).contiguous(memory_format=self.layout), score)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype == torch.bfloat16):
+            logits = self.forward(x).float()
+        loss = self.criterion(logits, shares)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if settings["clip"]:
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), settings["clip"])
+        done = (epoch - 1) * self.steps + step + 1
+        self.schedule.step_update(done)
+        self.optimizer.step()
+        if self.ema:
+            self.ema.update(self.net, step=done)
+        return loss.detach(), logits.detach()
+
+    def measure(self, patches, rows=slice(None)):
+        """(cross entropy, accuracy, kappa, verdict) of the network that would be kept, in float32 as predict does it."""
+        score = torch.as_tensor(np.asarray(patches.score), dtype=torch.int64)[rows]
+        logits = _logits(self.ema.module if self.ema else self.net, patches.images[rows], 64, self.device)
+        if not logits.isfinite().all():
+            return math.nan, math.nan, math.nan, "loss not finite"
+        verdict = collapsed(logits.softmax(1).numpy(), score)
+        return float(F.cross_entropy(logits, score)), *_agreement(logits.argmax(1), score), verdict
+
+    def keep(self):
+        """The weights to hand back, if these are the ones, then the checkpoint: a kill before it costs this epoch only."""
+        finite = "finite" not in self.rows[-1]["verdict"]
+        if finite and (self.settings["keep"] == "last" or _best(self.rows) == len(self.rows) - 1):
+            source = self.ema.module if self.ema else self.net
+            self.kept, self.kept_epoch = {k: v.detach().clone() for k, v in source.state_dict().items()}, len(self.rows) - 1
+        if self.path:
+            parts = dict(net=self.net, optimizer=self.optimizer, **({"ema": self.ema.module} if self.ema else {}))
+            state = dict(stamp=self.stamp, rows=self.rows, kept=self.kept, kept_epoch=self.kept_epoch)
+            state |= {name: part.state_dict() for name, part in parts.items()}
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(state, partial := self.path.with_name(CHECKPOINT + ".part"))  # one name, so kills leave no heap
+            os.replace(partial, self.path)
+
+    def restore(self):
+        if not (self.path and self.path.exists()):
+            return
+        state = torch.load(self.path, map_location=self.device, weights_only=True)
+        if state["stamp"] != self.stamp:
+            raise ValueError(f"{self.path} belongs to another training (other patches, recipe, seed or starting weights): "
+                             "delete it or give another folder.")
+        self.rows, self.kept, self.kept_epoch = state["rows"], state["kept"], state["kept_epoch"]
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema:
+            self.ema.module.load_state_dict(state["ema"])
+        self.notes.append(f"taken up again after epoch {len(self.rows) - 1}")
+
+    def result(self):
+        """Net with the kept weights, back on the CPU, ready to predict."""
+        self.net.load_state_dict(self.kept)
+        return self.net.to("cpu", memory_format=torch.contiguous_format).eval()
+
+
+def _refuse_unknown(*cohorts):
+    for patches in filter(_count, cohorts):
+        if missing := int((np.asarray(patches.score) < 0).sum()):
+            raise ValueError(f"{missing} of {_count(patches)} patches have no score: leave them out of training and validation.")
+
+
+def _count(patches):
+    return 0 if patches is None else len(patches.score)
+
+
+@torch.inference_mode()
+def _logits(net, images, batch, device, progress=False):
+    training, parts = net.training, torch.arange(len(images)).split(batch)
+    net = net.to(device).eval()
+    try:
+        shown = tqdm(augment.batches(images, parts, device), desc="predicting", total=len(parts), disable=not progress)
+        return torch.cat([net(models.normalise(x, net)).cpu() for x in shown])
+    finally:
+        net.train(training)
+
+
+def _agreement(answer, truth):
+    """(accuracy, quadratic-weighted kappa), kappa nan where answers and truth are one and the same score."""
+    answer, truth = np.asarray(answer), np.asarray(truth)
+    if len(set(answer) | set(truth)) < 2:
+        return float((answer == truth).mean()), math.nan
+    return float((answer == truth).mean()), float(cohen_kappa_score(truth, answer, weights="quadratic", labels=range(len(SCORES))))
+
+
+def _named(name, numbers):
+    return {f"{name}_loss": numbers[0], f"{name}_accuracy": numbers[1], f"{name}_kappa": numbers[2]}
+
+
+def _best(rows):
+    """int, the epoch after the start with the highest validation kappa; the last one when there is no kappa."""
+    kappas = [row["val_kappa"] for row in rows[1:]]
+    return len(rows) - 1 if not kappas or all(map(math.isnan, kappas)) else 1 + int(np.nanargmax(kappas))
+
+
+def _broken(history):
+    """str, "loss not finite in epoch 3", or ""."""
+    wrong = [f"loss not finite in epoch {row.epoch}" for row in pd.DataFrame(history).itertuples() if "finite" in row.verdict]
+    return wrong[0] if wrong else ""
+
+
+def _measured(rows):
+    known = rows[rows.truth >= 0]
+    probabilities = known.filter(regex=r"^p\d$").to_numpy()
+    accuracy, kappa = _agreement(probabilities.argmax(1), known.truth) if len(known) else (math.nan, math.nan)
+    return dict(n=len(rows), accuracy=accuracy, kappa=kappa, verdict=collapsed(probabilities, known.truth))
+
+
+def _stamp(net, train, val, settings, seed):
+    """str, what a checkpoint belongs to: recipe, seed, patches (every 64th image), starting weights."""
+    digest = hashlib.sha256(json.dumps([settings, seed, net.config], sort_keys=True, default=str).encode())
+    for patches in filter(_count, (train, val)):
+        digest.update(json.dumps([list(map(str, patches.name)), np.asarray(patches.score).tolist()]).encode())
+        digest.update(patches.images[::64].contiguous().numpy())
+    for value in net.state_dict().values():
+        digest.update(value.cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _finite(net):
+    return all(bool(p.isfinite().all()) for p in net.parameters())
+
+
+def _writer(folder):
+    """SummaryWriter of a TensorBoard folder; nothing without one."""
+    if folder is None:
+        return nullcontext()
+    from torch.utils.tensorboard import SummaryWriter  # 1.6 s to import, so only when asked
+
+    return SummaryWriter(folder)
+
+
+def _log(writer, row):
+    for name in row.keys() - {"epoch", "verdict"} if writer else ():
+        writer.add_scalar(name, row[name], row["epoch"])

@@ -1,0 +1,84 @@
+"""What notebooks hand to the report: numbers keep their ids, text is text, nulls stand beside networks."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from her2lib import book, study
+from her2lib.intervals import Estimate
+
+NASTY = "<img src=x onerror=alert(1)>_3+.png"
+HALF = Estimate(0.5, 0.4, 0.6, 20, "patches of 4 slides", share=True)
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "REPORTS", tmp_path)
+    return study.load("smoke")
+
+
+def predictions(run="r", truth=(0, 1, 2, 2)):
+    rows = pd.DataFrame({"run": run, "set": "train", "patch": [f"p{i}" for i in range(4)], "slide": "s", "patient": "", "truth": truth})
+    return rows.assign(**dict(zip(book.PROBABILITIES, np.eye(4)[[0, 1, 2, 3]].T, strict=True)))
+
+
+def test_numbers_carry_their_ids_and_are_kept_in_a_table(small):
+    page = book.Book(small, "06_compare_models")
+    ids = page.add({"accuracy": HALF}, set="test", run="net", source="predictions.csv")
+    assert ids == {"accuracy": "06/test/net/accuracy"}
+    said = page.say("Right in {a} of {what}.", a=ids["accuracy"], what=NASTY)
+    assert 'data-number="06/test/net/accuracy"' in said
+    assert "50.0 % (40.0 to 60.0; n = 20 patches of 4 slides)" in said
+    assert "<img" not in said
+    kept = pd.read_csv(page.file)
+    assert kept.loc[0, ["value", "low", "high", "n"]].tolist() == [0.5, 0.4, 0.6, 20]
+    assert "n = 20" not in page.number(ids["accuracy"], short=True)
+    assert "40.0 to 60.0)" in page.number(ids["accuracy"], short=True)
+
+
+def test_what_cannot_be_estimated_says_why(small):
+    page = book.Book(small, "06_compare_models")
+    ids = page.add({"kappa": Estimate(np.nan, np.nan, np.nan, 3, "patches", "all raters gave one score")})
+    assert "not estimable: all raters gave one score" in page.number(ids["kappa"])
+    assert "not estimable" in page.number(ids["kappa"], short=True)
+
+
+def test_a_figure_is_embedded_and_written(small):
+    page = book.Book(small, "06_compare_models")
+    figure, _ = book.plots.panels()
+    shown = page.figure(figure, "a b/../c", "Caption of " + "{x}", x=NASTY)
+    assert shown.startswith('<figure><img alt="Caption of "')
+    assert "&lt;img" in shown
+    assert sorted(file.name for file in small.figures.iterdir()) == ["06_a_b_.._c.png", "06_a_b_.._c.svg"]
+
+
+def test_tables_escape_what_they_show(small):
+    page = book.Book(small, "06_compare_models")
+    ids = page.add({"accuracy": HALF})
+    shown = page.table(["accuracy"], rows={NASTY: [ids["accuracy"]]}, caption=NASTY) + book.listing(pd.DataFrame({"file": [NASTY]}))
+    assert "<img" not in shown
+    assert shown.count("&lt;img") == 3
+
+
+def test_contestants_hold_the_two_nulls_and_share_names_over_seeds(tmp_path, monkeypatch):
+    file = tmp_path / "s.toml"
+    file.write_text("[axes]\nseed = [0, 1]\n[[also]]\ntwin = 'shuffled'\n")
+    loaded = study.load(file)
+    runs = [run["run"] for run in loaded.runs()]
+    rows = pd.concat([predictions(run) for run in runs])
+    rule = pd.DataFrame({"name": [f"p{i}" for i in range(4)], "predicted": [3, 2, 1, 0]})
+    everyone = book.contestants(loaded, rows, rule)
+    assert list(dict.fromkeys(everyone["name"])) == ["ResNet18", "ResNet18, shuffled scores", *book.NULLS]
+    found = {side.name: side for side in book.sides(everyone)}
+    assert len(found["ResNet18"].given) == 2
+    assert found[book.NULLS[0]].given[0].argmax(1).tolist() == [2, 2, 2, 2]
+    assert found["DAB rule"].given[0].argmax(1).tolist() == [3, 2, 1, 0]
+    assert [book.is_null(name) for name in found] == [False, True, True, True]
+
+
+def test_cases_are_the_surest_right_and_wrong_and_their_caption_says_all():
+    rows = predictions()
+    rows.loc[2, book.PROBABILITIES] = [0.1, 0.1, 0.7, 0.1]
+    found = book.cases(rows, each=1)
+    assert found[["patch", "right"]].to_numpy().tolist() == [["p0", True], ["p3", False]]
+    assert book.case(found.iloc[1]) == "p3\ntrue 2+, predicted 3+, 100 % sure"

@@ -1,0 +1,95 @@
+"""Study files: every key checked, every run named once, fingerprints that change when and only when something did."""
+
+import pytest
+
+from her2lib import study
+
+
+def write(folder, text, name="x.toml"):
+    file = folder / name
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_runs_are_the_product_of_the_axes_and_each_is_named_once(tmp_path):
+    loaded = study.load(write(tmp_path, '[axes]\nseed = [0, 1]\nside_px = [64, 112]\n[[also]]\ntwin = "shuffled"\n[[also]]\nseed = 1\n'))
+    names = [run["run"] for run in loaded.runs()]
+    assert len(names) == len(set(names)) == 5
+    assert loaded.run(names[1])["seed"] in (0, 1)
+    assert sum(name.endswith("-shuffled") for name in names) == 1
+    assert loaded.run("") == loaded.runs()[0]
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("[dta]\n", "Did you mean 'data'"),
+    ("[data]\nsorce = 'x'\n", "Did you mean 'source'"),
+    ("[axes]\nnetwork = 'resnet81'\n", "Did you mean 'resnet18'"),
+    ("[axes]\nside = 3\n", "side_px"),
+    ("[axes]\nside_px = 'big'\n", "whole numbers"),
+    ("[axes]\nn_train = 10\n", "share"),
+    ("[[also]]\nsede = 1\n", "Did you mean 'seed'"),
+    ("data = 3\n", "must be a table"),
+    ("[data\n", "not valid TOML"),
+])
+def test_a_misspelt_key_gives_the_nearest_right_word(tmp_path, text, says):
+    with pytest.raises(study.StudyError, match=".") as error:
+        study.load(write(tmp_path, text))
+    assert says in str(error.value)
+    assert "x.toml" in str(error.value)
+
+
+def test_an_unknown_study_or_run_names_what_there_is(tmp_path):
+    with pytest.raises(study.StudyError, match="Did you mean 'smoke'"):
+        study.load("smok")
+    with pytest.raises(study.StudyError, match="no run"):
+        study.load("smoke").run("resnet18-nothing")
+    with pytest.raises(study.StudyError, match="letters, digits"):
+        study.load(write(tmp_path, "", name="a b.toml"))
+
+
+def test_every_shipped_study_loads():
+    assert {"smoke", "demo", "bci", "data"} <= {file.stem for file in study.studies()}
+    for file in study.studies():
+        assert study.load(file.stem).runs()
+
+
+def test_from_data_fills_the_form(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "REPORTS", tmp_path / "reports")
+    (tmp_path / 'odd "name"').mkdir()
+    file = study.from_data(tmp_path / 'odd "name"', networks=["resnet18"], weights="none", epochs=3, skip_bad=True)
+    loaded = study.load(file)
+    assert loaded.cohort_path == (tmp_path / 'odd "name"').resolve()
+    assert loaded.data["skip_bad"] is True
+    assert loaded.train["epochs"] == 3
+    assert loaded.axes["weights"] == ["none"]
+    with pytest.raises(study.StudyError, match="nothing at"):
+        study.from_data(tmp_path / "absent")
+
+
+def test_nothing_half_written_when_writing_fails(tmp_path, monkeypatch):
+    file = study.write_text(tmp_path / "a.txt", "old")
+    monkeypatch.setattr(study.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        study.write_text(file, "new")
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_code_fingerprint_follows_imports(tmp_path, monkeypatch):
+    assert study.imports("from her2lib import stain\nimport her2lib.train as t\nfrom her2lib.scores import SCORES\nimport numpy") == {
+        "stain", "train", "scores"}
+    before = study.code_fingerprint("patches")
+    real = study._code
+    monkeypatch.setattr(study, "_code", lambda file: real(file) + ("\n# changed" if file.stem == "scores" else ""))
+    assert study.code_fingerprint("patches") != before
+    assert study.code_fingerprint("intervals") == study.code_fingerprint("intervals")
+
+
+def test_data_fingerprint_changes_with_the_files(tmp_path):
+    (tmp_path / "patches").mkdir()
+    (tmp_path / "patches" / "a_1+.png").write_bytes(b"1")
+    loaded = study.load(write(tmp_path, f"[data]\nsource = '{tmp_path / 'patches'}'\n"))
+    before = study.data_fingerprint(loaded)
+    assert study.data_fingerprint(loaded) == before
+    (tmp_path / "patches" / "b_2+.png").write_bytes(b"2")
+    assert study.data_fingerprint(loaded) != before
