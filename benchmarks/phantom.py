@@ -51,19 +51,19 @@ def statistics(image):
     }
 
 
-def made(seed, *, side_px, mpp, laboratory=None, **options):
+def made(seed, *, side_px, mpp, laboratory=None, score=None, **switches):
     """(image, slide number) of one phantom; four of a kind lie two by two on a slide, as the real patches do."""
     number, corner = divmod(seed, 4)
-    slide = phantom.slide([77, number], laboratory=number if laboratory is None else laboratory, **options)
-    at = phantom.place([78, number], slide, side_um=side_px * mpp)
+    slide = phantom.slide([77, number], laboratory=number if laboratory is None else laboratory, score=score)
+    at = phantom.place([78, number], slide, side_um=2 * side_px * mpp)
     at_um = (at[0] + corner % 2 * side_px * mpp, at[1] + corner // 2 * side_px * mpp)
-    return phantom.patch([78, seed], slide=slide, side_px=side_px, mpp=mpp, truth=False, at_um=at_um).image, number
+    return phantom.patch([78, seed], slide=slide, side_px=side_px, mpp=mpp, truth=False, at_um=at_um, **switches).image, number
 
 
-def coverage(real, count, *, side_px=1024, mpp=0.5, workers=None):
+def coverage(real, count, *, side_px=1024, mpp=0.5, workers=None, **switches):
     """DataFrame by statistic: share of real images inside the phantoms' 1st to 99th percentile, and both between/within ratios."""
     run = joblib.Parallel(workers or joblib.cpu_count())
-    found = run(joblib.delayed(_measured)(seed, side_px, mpp) for seed in range(count))
+    found = run(joblib.delayed(_measured)(seed, side_px, mpp, switches) for seed in range(count))
     ours = pd.DataFrame([row for row, _ in found])
     theirs = pd.DataFrame([statistics(image) for image in real["image"]])
     low, high = ours.quantile(0.01), ours.quantile(0.99)
@@ -79,8 +79,8 @@ def spread(table, slides):
     return groups.mean().var() / groups.var().mean()
 
 
-def _measured(seed, side_px, mpp):
-    image, number = made(seed, side_px=side_px, mpp=mpp)
+def _measured(seed, side_px, mpp, switches):
+    image, number = made(seed, side_px=side_px, mpp=mpp, **switches)
     return statistics(image), number
 
 

@@ -213,8 +213,8 @@ def looking(net, *, gradients):
 
 def generators(x, seed):
     """One generator per patch from its own numbers and the seed, so that a batch equals its patches one by one."""
-    rows = x.detach().cpu().contiguous().numpy()
-    return [torch.Generator().manual_seed(zlib.crc32(row.tobytes()) + (seed << 32)) for row in rows]
+    rows = x.detach().cpu().contiguous().numpy()  # torch reads 32 bits of a seed only, so both must go into the sum
+    return [torch.Generator().manual_seed(zlib.crc32(row.tobytes(), seed)) for row in rows]
 
 
 def pieces(net, x):

@@ -16,7 +16,8 @@ class Board:
     def __init__(self, total, progress):
         from tqdm.auto import tqdm
 
-        self.live = progress and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+        shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()  # a notebook has one, a log file has not
+        self.live = progress and (sys.stderr.isatty() or shell is not None)
         self.plain, self.total, self.settled, self.next = progress and not self.live, total, 0, 0
         self.make, self.lines = tqdm, []
         self.bar = tqdm(total=total, desc="notebooks", unit="notebook", disable=not self.live)
@@ -39,7 +40,7 @@ class Board:
         once = row["state"] != "to be tried again"
         self.settled += once
         self.bar.update(once)
-        if self.plain or (self.live and row["state"] not in ("done", "skipped")):
+        if row["state"] != "skipped" and (self.plain or (self.live and row["state"] != "done")):
             self.make.write(f"[{self.settled:3}/{self.total}] {sentence(row)}")
 
     def close(self):
@@ -50,7 +51,7 @@ class Board:
 
 def doing(folder):
     """str, what a running notebook is at: the cell, and in training the epoch, validation kappa and time left."""
-    held, at = lease.holder(folder) or {}, _read(folder / "progress.json")
+    held, at = lease.holder(folder) or {}, read_json(folder / "progress.json")
     words = [f"cell {held['cell']} of {held['cells']}"] if "cell" in held else ["starting"]
     words += [f"epoch {at['epoch']} of {at['epochs']}"] if "epochs" in at else []
     words += [f"kappa {at['kappa']:.2f}"] if at.get("kappa") is not None else []
@@ -60,7 +61,7 @@ def doing(folder):
 
 def sentence(row):
     """str, what became of a task, with the cell and the error's last line where it failed."""
-    took = f" in {duration(row['seconds'])}" if row["seconds"] else ""
+    took = f" in {duration(row['seconds'])}" if row["seconds"] and row["state"] != "skipped" else ""
     where = f" (cell {row['cell']} of failed.ipynb)" if row["cell"] else ""
     return f"{row['task']}: {row['state']}{took}{where}" + (f": {row['error'].splitlines()[-1]}" if row["error"] else "")
 
@@ -72,6 +73,6 @@ def duration(seconds):
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _read(file):
+def read_json(file):
     """What a JSON file holds; an empty dict when there is none."""
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -91,7 +91,7 @@ def number(row, *, short=False):
     keys = ("value", "low", "high", "n", "units", "note", "share")
     text = Estimate(**{key: row[key] for key in keys}).text()
     if short and not text.startswith("not estimable"):
-        text = text.split(";")[0].replace(" (no interval: ", " (no interval") + ")" if ";" in text else text
+        text = re.sub(r"(: [^;]*)?; n = .*\)$", ")", text, flags=re.S)
     title = html.escape(str(row["note"] or row["metric"]), quote=True)
     return Html(f'<span class=number data-number="{html.escape(row["id"], quote=True)}" title="{title}">{html.escape(text)}</span>')
 
@@ -183,7 +183,7 @@ def contestants(study, predictions, rule):
 
 @dataclass(frozen=True)
 class Side:
-    """One contestant on one set: truth (N,), given [(N,4) per seed], patch (N,), units (N,) and the sentence on them."""
+    """One contestant on one set: truth (N,), given [(N,4) per seed], patch (N,), units (Series) and the sentence on them."""
 
     set: str
     name: str
@@ -203,8 +203,48 @@ def sides(contestants):
         first = runs[0]
         units, unit, warning = units_of(first["patient"], first["slide"], first["patch"])
         given = [part[PROBABILITIES].to_numpy(float) for part in runs]
-        found.append(Side(set_, name, first["truth"].to_numpy(int), given, first["patch"].to_numpy(), units.to_numpy(), unit, warning))
+        found.append(Side(set_, name, first["truth"].to_numpy(int), given, first["patch"].to_numpy(), units, unit, warning))
     return found
+
+
+@dataclass(frozen=True)
+class Rated:
+    """Patches that people read: ratings (N,R) with -1 missing; names of its columns: consensus, people, networks; units (Series)."""
+
+    ratings: np.ndarray
+    names: list
+    people: list
+    networks: list
+    patch: np.ndarray
+    units: object
+    unit: str
+    warning: str
+
+    def of(self, names):
+        """(N,len(names)) the columns of these names."""
+        return self.ratings[:, [self.names.index(name) for name in names]]
+
+    def tidy(self):
+        """DataFrame ratings.csv: patch, rater, reading, score; one row per rating that was given."""
+        table = pd.DataFrame(self.ratings, columns=self.names).assign(patch=self.patch, reading=1)
+        table = table.melt(["patch", "reading"], var_name="rater", value_name="score")
+        return table[table["score"] >= 0][["patch", "rater", "reading", "score"]]
+
+
+def rated(study, table, predictions):
+    """Rated, all patches that at least one person read, with the given consensus and every shown network as further columns."""
+    people = [column for column in table if column.startswith("rater_")]
+    read = table[(table[people].fillna(-1) >= 0).any(axis=1)] if people else table.iloc[:0]
+    columns = {"consensus": read["score"], **{column.removeprefix("rater_"): read[column].fillna(-1) for column in people}}
+    networks = shown_runs(study)
+    for name, run in networks.items():
+        own = predictions[predictions["run"] == run].drop_duplicates("patch").set_index("patch")[PROBABILITIES]
+        answers = pd.Series(own.to_numpy(float).argmax(1), index=own.index)
+        columns[name] = answers.reindex(read["name"]).fillna(-1).to_numpy()
+    units, unit, warning = units_of(read["patient"], read["slide"], read["name"])
+    ratings = np.stack([np.asarray(column, int) for column in columns.values()], axis=1)  # (N,R)
+    return Rated(ratings, list(columns), [c.removeprefix("rater_") for c in people], list(networks), read["name"].to_numpy(), units, unit,
+                 warning)
 
 
 def cases(predictions, *, each):

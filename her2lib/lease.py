@@ -42,7 +42,7 @@ class Lease:
     def guard(self, group):
         """None; this process group is killed when the lease ends, also when its owner is killed with -9."""
         # the shell's read returns when the other end of the pipe is gone, whichever way it went
-        shell = ["/bin/sh", "-c", f"read line; kill -9 -- -{group}"]
+        shell = ["/bin/sh", "-c", f"read line; kill -s KILL -- -{group}"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self.guards.append(subprocess.Popen(shell, stdin=subprocess.PIPE, start_new_session=True, **quiet))
         self.tell(processes=[*self.record["processes"], _named(group)])

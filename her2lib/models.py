@@ -18,6 +18,7 @@ import torch
 from huggingface_hub import constants as hub
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -272,7 +273,9 @@ def _encode(encoder, images, batch, progress):
 
 
 def _logistic(features, score, *, C):
-    return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000, class_weight="balanced")).fit(features, score)
+    more = len(set(score)) > 1
+    answer = LogisticRegression(C=C, max_iter=2000, class_weight="balanced") if more else DummyClassifier()
+    return make_pipeline(StandardScaler(), answer).fit(features, score)
 
 
 def _columns(fitted, features):
@@ -284,6 +287,6 @@ def _columns(fitted, features):
 
 def _differences(above, features):
     """(M,4) score probabilities from those of lying above each clinical cut, which may not rise from cut to cut."""
-    steps = np.stack([fitted.predict_proba(features)[:, 1] for fitted in above], 1)
+    steps = np.stack([fitted.predict_proba(features) @ fitted.classes_ for fitted in above], 1)  # classes_ are False, True
     steps = np.minimum.accumulate(steps, axis=1)
     return -np.diff(np.pad(steps, ((0, 0), (1, 1)), constant_values=((0, 0), (1, 0)))).astype(np.float32)

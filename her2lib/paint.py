@@ -22,7 +22,8 @@ class Canvas:
         self.defocus, self.seen = None, {}
         self.owner = np.full(self.shape, -1, np.int32)  # the epithelial cell of a pixel
         self.fine, self.grain = self.noise(51, 1.2), self.noise(52, 2.6)
-        ragged = self.noise(53, 7.0) + 0.6 * self.grain
+        self.ragged = self.noise(53, 7.0)
+        ragged = self.ragged + 0.6 * self.grain
         self.depth = ground.up(ground.depth, self.shape) + 0.8 * ragged
         self.height = ground.up(ground.height, self.shape, order=Image.BILINEAR)
         self.rim = -ground.up(ground.glass, self.shape) - 1.5 * ragged  # micrometres to the edge of the tissue
@@ -184,7 +185,8 @@ def _epithelium(canvas, cells, truth):
     body = np.maximum(body * np.where(kind == tissue.NORMAL, np.clip(1.2 - depth / 12, 0.3, 1), 1), 0.004)  # mucin above
     canvas.dye["haematoxylin"].ravel()[pixels] = np.where(nucleus > 0, nucleus, body)
     canvas.dye["eosin"].ravel()[pixels] = np.where(nucleus > 0, 0.1, 0.2 + 0.05 * fine)
-    inner = truth["cytoplasm"][own] * np.maximum(0.8 + 0.5 * canvas.grain.ravel()[pixels], 0) * np.where(nucleus > 0, 0.4, 1)
+    granular = np.maximum(0.8 + 0.3 * fine + 0.4 * canvas.grain.ravel()[pixels], 0)
+    inner = truth["cytoplasm"][own] * granular * np.where(nucleus > 0, 0.3, 1)
     stain = _membrane(canvas, cells, truth, own, other, edge, facing, spot, pixels)
     canvas.dye["dab"].ravel()[pixels] += stain + inner
     canvas.owner.ravel()[pixels] = own
@@ -249,8 +251,8 @@ def _membrane(canvas, cells, truth, own, other, edge, facing, spot, pixels):
     """(n,) DAB density: each of two membranes that meet carries the stain of its own cell, where that cell is stained."""
     stain = np.zeros(len(own), np.float32)
     shade = np.maximum(truth["intensity"][own], truth["intensity"][other])
-    width = 0.4 + 0.22 * np.minimum(shade, 1.3) + 0.1 * canvas.mpp
-    close = np.flatnonzero((edge < 3 * width) & (shade > 0))
+    width = 0.3 + 0.2 * np.minimum(shade, 1.3) + 0.12 * canvas.mpp
+    close = np.flatnonzero((edge < 5) & (shade > 0))
     window = canvas.ground.window
     for cell in (own[close], other[close]):
         dx = spot[0][close] - (cells.place[:, 0] - window.x_um).astype(np.float32)[cell]
@@ -260,8 +262,10 @@ def _membrane(canvas, cells, truth, own, other, edge, facing, spot, pixels):
         complete = truth["completeness"][cell]
         stained = np.where(complete > 0.97, 1, np.clip((complete - phase) * 10 + 0.5, 0, 1))
         stain[close] += 0.5 * truth["intensity"][cell] * stained
-    stain[close] *= np.where(facing[close], 0.65, 1) * np.maximum(1 + 0.3 * canvas.grain.ravel()[pixels[close]], 0.2)
-    stain[close] *= np.exp(-0.5 * (edge[close] / width[close]) ** 2)
+    patchy = canvas.grain.ravel()[pixels[close]] + canvas.ragged.ravel()[pixels[close]]
+    stain[close] *= np.where(facing[close], 0.65, 1) * np.clip(0.95 + 0.24 * patchy, 0.35, 1.6)
+    line = np.exp(-0.5 * (edge[close] / width[close]) ** 2)
+    stain[close] *= 0.85 * line + 0.24 * np.exp(-edge[close] / 1.7)  # membranes that lie askew in the section blur inwards
     return stain
 
 

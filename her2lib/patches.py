@@ -32,7 +32,7 @@ PROBLEMS = FAULTS | {  # code: severity, what is wrong, what to do; an error lea
     "set name": ("warning", "its name says {}, its folder {}: the folder counts", "rename or move the file"),
     "mpp": ("error", "{} is no pixel size in micrometres (0.05 to 10)", "write it like 0.25, or leave it empty"),
     "rater": ("warning", "{} is not a reading: taken as not read", "write one of 0, 1+, 2+, 3+ or nothing"),
-    "column": ("warning", "the column {} is not used", "rename it to {} if that is what it holds"),
+    "column": ("warning", "the column {0} is not used", "rename it to {1} if that is what it holds"),
     "name": ("error", "the name holds control signs or is not Unicode", "rename the file"),
     "oblong": ("warning", "{}: not square, only the middle square is used", "export square patches"),
     "size": ("warning", "{} where most are {}: at equal magnification its mpp will differ", "give mpp, or export one size"),
@@ -117,7 +117,7 @@ def _layout(path):
         raise DataError(f"{path} holds no patches: expected a manifest.csv (path,score), BCI's IHC/train and IHC/test, or "
                         f"folders named 0, 1+, 2+, 3+.")
     rows = pd.DataFrame(rows, dtype=object)
-    return root, rows.reindex(columns=[*WORDS, *_raters(rows)]).fillna(""), found
+    return root, rows.reindex(columns=[*WORDS, *_raters(rows)], fill_value="").fillna(""), found
 
 
 def _manifest(csv):
@@ -142,9 +142,9 @@ def _bci(root):
     pairs = set(files["HE"])
     for file in files["IHC"]:
         part, named = file.rpartition("/")[0].rpartition("/")[2], re.search(r"(?:_(train|test))?_([^_]*)$", Path(file).stem)
-        side, word = (named[1], named[2]) if named else (None, "(no score in the name)")
-        rows.append({"file": f"IHC/{file}", "path": str(root / "IHC" / file), "word": word, "set": part or side,
-                     "he": str(root / "HE" / file) if file in pairs else ""})
+        side, word = named.groups() if named else ("", "")
+        rows.append({"file": f"IHC/{file}", "path": str(root / "IHC" / file), "word": word or "(no score in the name)",
+                     "set": part or side, "he": str(root / "HE" / file) if file in pairs else ""})
         found += [("set name", f"IHC/{file}", (side, part))] if side and part and side != part else []
     found += [("stray", f"HE/{file}", ("an HE patch without its IHC partner",)) for file in sorted(pairs - set(files["IHC"]))]
     return root, _with_slides(rows, root / "phantom.csv"), found

@@ -85,6 +85,7 @@ def slide(seed, *, score=None, laboratory=0, patient=None):
     """Slide: stain, scanner, patient and the mix of cells that its patches share."""
     rng = _rng(seed, 11)
     score = int(rng.choice(4, p=np.array(MIX) / sum(MIX))) if score is None else int(score)
+    haematoxylin = float(np.clip(rng.lognormal(np.log(0.19), 0.45), 0.07, 0.6))
     first, second = rng.choice(tissue.ARCHITECTURES, 2, p=(0.4, 0.15, 0.35, 0.1))
     return Slide(
         seed=int(rng.integers(2**62)),
@@ -96,29 +97,29 @@ def slide(seed, *, score=None, laboratory=0, patient=None):
         second=str(second),
         purity=rng.uniform(0, 1.5),
         drawn_out=rng.uniform(1, 2.4),
-        tumour=rng.uniform(0, 1.8),
+        tumour=rng.uniform(0, 2.2),
         density=rng.uniform(-0.5, 1.0),
         coarse=rng.uniform(0.8, 1.5),
-        cell_um=rng.uniform(8.5, 11.5),
-        nucleus_um=rng.uniform(3.2, 4.2),
+        cell_um=rng.uniform(9.5, 13),
+        nucleus_um=rng.uniform(3.5, 4.6),
         height_um=rng.uniform(18, 32),
-        haematoxylin=rng.lognormal(np.log(0.17), 0.4),
+        haematoxylin=haematoxylin,
         normal=max(0.0, rng.uniform(-0.5, 0.7)),
         in_situ=0.0,
         vessels=rng.uniform(0.1, 0.6),
         fat=rng.uniform(0.8, 3.0),
         crowd=rng.uniform(-0.6, 0.15),
-        loose=rng.uniform(-0.5, 0.5),
+        loose=rng.uniform(-0.6, 0.6),
         shrink=rng.uniform(-0.6, 0.4),
         blood=rng.uniform(0, 1.2),
-        background=rng.uniform(0.02, 0.085),
-        body=rng.uniform(0.015, 0.07),
+        background=haematoxylin * rng.uniform(0.13, 0.5),
+        body=haematoxylin * rng.uniform(0.1, 0.4),
         chromatin=rng.uniform(0.1, 0.3),
         pleomorphic=rng.uniform(0.2, 0.8),
         grain=rng.uniform(),
-        core_um=float(rng.choice([0.0, rng.uniform(420, 620)], p=(0.7, 0.3))),
+        core_um=float(rng.choice([0.0, rng.uniform(480, 760)], p=(0.7, 0.3))),
         core_at=tuple(rng.uniform(0, 1000, 2)),
-        edge=rng.uniform(1.0, 3.0),
+        edge=rng.uniform(1.5, 3.5),
         necrosis_um=1e3,
         levels=_levels(rng),
         grades=_grades(score, rng),
@@ -404,7 +405,7 @@ def _find(plan, rng, side_um, score, at_um):
         corner = rng.uniform(-20000, 20000, 2) if at_um is None else np.asarray(at_um, float)
         window = tissue.Window(float(corner[0]), float(corner[1]), float(side_um))
         ground = tissue.lay_out(plan, window)
-        if at_um is None and (ground.glass > 0).mean() > 0.45:
+        if at_um is None and (ground.glass > 0).mean() > 0.3:
             continue
         found = tissue.populate(plan, ground)
         table = _truth(plan, ground, found)
@@ -429,11 +430,11 @@ def _truth(plan, ground, found):
     second = tissue.noise(plan.seed, 82, ground.x, ground.y, 150.0)[row, column] > 0.4
     three, two, one = np.where(second, np.cumsum(plan.clone)[:, None], np.cumsum(plan.grades)[:, None])
     grade = np.select([rank < three, rank < two, rank < one], [3, 2, 1], 0) * np.isin(found.kind, (tissue.TUMOUR, tissue.IN_SITU))
-    low, high = np.array([0, 0.08, 0.24, 0.78])[grade], np.array([0, 0.22, 0.62, 1.3])[grade]
+    low, high = np.array([0, 0.08, 0.24, 0.78])[grade], np.array([0, 0.22, 0.62, 1.25])[grade]
     within = np.clip(0.5 + 0.3 * latent[row, column] + 0.4 * (r[:, 1] - 0.5), 0, 1)
     complete = np.where(grade >= 2, 0.88 + 0.12 * r[:, 4], 0.15 + 0.6 * r[:, 4]) * (grade > 0)
     intensity = low + (high - low) * within
-    cytoplasm = intensity * (0.08 + 0.3 * r[:, 3] ** 2)
+    cytoplasm = intensity * (0.08 + 0.34 * r[:, 3])
     rows = dict(x=found.x, y=found.y, intensity=intensity, completeness=complete, cytoplasm=cytoplasm)
     return pd.DataFrame(rows | dict(invasive=found.kind == tissue.TUMOUR))
 

@@ -146,13 +146,14 @@ def lines(table, ax, *, x, y, by=None, low=None, high=None, log=False, xlabel=No
 
 
 def reliability(table, ax):
-    """ax of observed against stated probability; table: cut, stated, observed, n per bin."""
+    """ax of observed share against stated probability per cut (calibration.reliability), with intervals; larger dots, more patches."""
     ax.plot([0, 1], [0, 1], color=GREY, ls=":")
     for number, (cut, part) in enumerate(table.groupby("cut", sort=False)):
-        ax.plot(part["stated"], part["observed"], "-", color=COLOURS[number + 1], label=cut)
-        ax.scatter(part["stated"], part["observed"], s=10 + 4 * np.sqrt(part["n"]), color=COLOURS[number + 1])
-    ax.set(xlabel="stated probability of lying above the cut", ylabel="observed share", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    ax.legend(title="cut", fontsize=10)
+        around = np.clip([part["observed"] - part["low"], part["high"] - part["observed"]], 0, 1)
+        ax.errorbar(part["forecast"], part["observed"], np.nan_to_num(around), color=COLOURS[number + 1], lw=1, label=cut, capsize=2)
+        ax.scatter(part["forecast"], part["observed"], s=10 + 4 * np.sqrt(part["n"]), color=COLOURS[number + 1])
+    ax.set(xlabel="stated probability of lying above the border", ylabel="observed share", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    ax.legend(title="border", fontsize=10)
     return ax
 
 
@@ -165,12 +166,12 @@ def patch(image, ax, *, title="", colour=INK):
     return ax
 
 
-def overlay(image, heat, ax, *, title="", colour=INK, opacity=0.55):
+def overlay(image, heat, ax, *, title="", colour=INK, opacity=0.75):
     """ax with a map over a grey patch; drawn by SCALING, opacity grows with the map."""
     picture_ = picture(image)
     ax.imshow(picture_.mean(2), cmap="gray", vmin=0, vmax=255)
     shown = drawn(heat, picture_.shape[:2])
-    ax.imshow(shown, cmap="inferno", vmin=0, vmax=1, alpha=opacity * np.sqrt(shown))
+    ax.imshow(shown, cmap="inferno", vmin=0, vmax=1, alpha=opacity * shown)
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize=9.5, color=colour)
     ax.spines[:].set_visible(False)

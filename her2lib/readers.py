@@ -160,7 +160,9 @@ def _checked(table, patches, file):
 
 def _csv(path, header=0):
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, header=header, encoding="utf-8-sig", sep=None, engine="python")
+        with open(path, encoding="utf-8-sig") as file:
+            sign = max(",;\t", key=file.readline().count)  # spreadsheets of half of Europe write semicolons
+        return pd.read_csv(path, dtype=str, keep_default_na=False, header=header, encoding="utf-8-sig", sep=sign)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{Path(path).name} is not a CSV in UTF-8 ({error}): save it as one.") from error
 

@@ -79,7 +79,7 @@ def collapsed_runs(study, records):
     if not bad:
         return Html(f"<p>None of the {len(records)} finished runs collapsed (one score for every patch, or no better than the commonest).</p>")
     items = "".join(f"<li><span class=collapsed>{html.escape(names[run])}</span> ({html.escape(run)}) COLLAPSED: {html.escape(why)}</li>" for run, why in bad)
-    return Html(f"<p>{len(bad)} of {len(records)} finished runs:</p><ul>{items}</ul>")
+    return Html(f"<p>Of {len(records)} finished runs, {len(bad)} collapsed; their numbers mean nothing:</p><ul>{items}</ul>")
 
 
 def comparison(book, table):
@@ -109,6 +109,23 @@ def sibling(study, run):
     return {"run": run, **sets, "fluctuation": done["fluctuation"], "verdict": done["verdict"] and f"COLLAPSED: {done['verdict']}"}
 
 
+def paragraphs(sentences):
+    """Html, one paragraph per sentence, escaped."""
+    return Html("".join(f"<p>{html.escape(str(sentence))}</p>" for sentence in sentences))
+
+
+def shifts(book, tables, *, source):
+    """Html table of agreement.shift per network: concordance of each score by set, ids kept."""
+    rows, sets = {}, []
+    for name, table in tables.items():
+        sets = list(dict.fromkeys([*sets, *table["set"]]))
+        for score, part in table.groupby("score", sort=False):
+            cells = {row["set"]: book.add(pd.DataFrame([row]).assign(share=True), set=row["set"], run=name, source=source)[row["metric"]]
+                     for row in part.to_dict("records")}
+            rows[f"{name}, score {score}"] = [cells.get(each, "") for each in sets]
+    return book.table(sets, rows=rows, head="given the true score", caption="Share of the patches of each true score, 95 % intervals.")
+
+
 def failures(study):
     """Html: runs that failed, with the last line of the error; or that all were finished."""
     file = study.folder / "runs" / "failures.json"
@@ -119,7 +136,7 @@ def failures(study):
     return Html(f"<p>These notebooks failed, and their results are missing from this report:</p><ul>{items}</ul>")
 
 
-def limits(study, records, notes=()):
+def limits(study, records):
     """Html list: what the data and the runs cannot tell, in plain words, from what is on record."""
     say = ["Research use only: a score of one patch is not an ASCO/CAP score of a tumour."]
     if study.data["source"] == "phantom":
@@ -128,14 +145,14 @@ def limits(study, records, notes=()):
         say.append("Networks began from random weights, not from pretrained ones: a published network had a better start.")
     if len({run["seed"] for run in study.runs()}) == 1:
         say.append("Each network was trained once. Another seed would give other numbers; that spread is not in the intervals.")
-    say += list(notes)
+    say += json.loads((study.folder_of("01_data_exploration") / "notes.json").read_text(encoding="utf-8"))
     return Html("<ul>" + "".join(f"<li>{html.escape(sentence)}</li>" for sentence in say) + "</ul>")
 
 
 def provenance(study, records):
     """Html table: which networks, from which weights, on which device, under which recipe, for how long."""
-    rows = [{"run": name, "weights": run["parameters"]["weights"], "device": run.get("device", ""), "precision": run.get("precision", ""),
-             "minutes": round(run.get("seconds", 0) / 60, 1), "data": run["fingerprints"].get("data", ""), "code": run["fingerprints"].get("code", "")} for name, run in records.items()]
+    rows = [{"run": name, "device": f"{run['device']}, {run['precision']}", "epochs": run["recipe"]["epochs"],
+             "minutes": round(run["seconds"] / 60, 1), "data, code": " ".join(run["fingerprints"].values())} for name, run in records.items()]
     return listing(pd.DataFrame(rows), caption="One row for every finished run. The receipt beside this report holds the versions of all packages.")
 
 

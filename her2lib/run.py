@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from her2lib import lease, workers
-from her2lib.board import Board, doing, duration, sentence
+from her2lib.board import Board, doing, duration, read_json, sentence
 from her2lib.cohort import prepared  # noqa: F401  what notebooks call
 from her2lib.scores import nearest
 from her2lib.study import NOTEBOOK_OF, ROOT, code_fingerprint, data_fingerprint, environment, fingerprint, imports, write_json
@@ -86,7 +86,7 @@ def plan(study):
 
 def complete(task):
     """dict, the receipt of a task that was executed as it now stands, on the results that now stand; else None."""
-    receipt = _read(task.folder / "done.json")
+    receipt = read_json(task.folder / "done.json")
     whole = receipt.get("fingerprint") == task.fingerprint and receipt["stands_on"] == _stands_on(task)
     return receipt if whole and (task.folder / "notebook.ipynb").is_file() else None
 
@@ -94,7 +94,7 @@ def complete(task):
 def estimate(study, *, only=None, force=False):
     """list of dict, the plan: task, action (skip, execute), seconds as it or its like took before (None unknown)."""
     tasks, axes = plan(study), {row["run"]: row for row in study.runs()}
-    spent = {task.name: _read(task.folder / "done.json").get("seconds") for task in tasks}
+    spent = {task.name: read_json(task.folder / "done.json").get("seconds") for task in tasks}
 
     def seconds(name):
         like = [spent[other] for other, row in axes.items() if name in axes and spent[other]
@@ -216,7 +216,7 @@ def _settled(task, rows, force):
         return _row(task, "skipped", **receipt)
     bad = [need for need in task.needs if rows[need]["state"] in BAD]
     runs = [need for need in task.reads if not need[:2].isdigit()]
-    if not bad or any(rows[run]["state"] not in BAD for run in runs):  # goes on with the runs that there are; the report names the rest
+    if not bad or any(rows[run]["state"] not in BAD for run in runs):  # goes on with those there are; the report names the rest
         return None
     _clear(task.folder, everything=False)
     return _row(task, "blocked", error=f"needs {', '.join(bad)}")
@@ -231,7 +231,8 @@ def _outcome(job, task, attempt):
 
 
 def _state(task):
-    receipt, failure, held = _read(task.folder / "done.json"), _read(task.folder / "failed.json"), lease.holder(task.folder)
+    receipt, failure = (read_json(task.folder / name) for name in ("done.json", "failed.json"))
+    held = lease.holder(task.folder)
     state = "running" if held else "done" if complete(task) else "failed" if failure else "old" if receipt else "waiting"
     now = doing(task.folder) if held else sentence(failure) if failure else ""
     return {"task": task.name, "state": state, "seconds": receipt.get("seconds"), "now": now,
@@ -252,7 +253,7 @@ def _announce(table, *, whole):
 
 def _keep(file, rows, row):
     """None; in failures.json every failed or blocked task, those of other calls kept until they are executed again."""
-    old = [other for other in _read(file) or [] if other["task"] not in rows]
+    old = [other for other in read_json(file) or [] if other["task"] not in rows]
     bad = [other for other in rows.values() if other["state"] in BAD]
     if old + bad or file.exists():
         write_json(file, old + bad)
@@ -269,7 +270,7 @@ def _clear(folder, *, everything):
 def _stands_on(task):
     """list of str, when what this task reads was made, or how it failed: another answer makes this task old."""
     folders = [task.folder.parent / name for name in task.reads]
-    return [_read(f / "done.json").get("ended") or _read(f / "failed.json").get("error", "") for f in folders]
+    return [read_json(f / "done.json").get("ended") or read_json(f / "failed.json").get("error", "") for f in folders]
 
 
 def _rooms(study, found):
@@ -313,8 +314,3 @@ def _source(cell):
 
 def _row(task, state, /, *, seconds=0, tries=0, cell=None, error="", **_):
     return {"task": task.name, "state": state, "seconds": seconds, "tries": tries, "cell": cell, "error": error}
-
-
-def _read(file):
-    """What a JSON file holds; an empty dict when there is none."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

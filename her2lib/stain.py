@@ -7,13 +7,14 @@ from torch.nn import functional as F
 
 # Rows: haematoxylin, DAB (Ruifrok & Johnston 2001, to three digits), residual = their normalised cross product; columns R, G, B.
 # Own constants, because scikit-image changed its rgb2hed values between 0.17 and 0.18.
-HDAB = torch.tensor([[0.650, 0.704, 0.286], [0.268, 0.570, 0.776], [0.6363, -0.7102, 0.3013]], dtype=torch.float64)
+HDAB = torch.tensor([[0.650, 0.704, 0.286], [0.268, 0.570, 0.776], [0.6362, -0.7100, 0.3018]], dtype=torch.float64)
 STAINS = ("haematoxylin", "dab", "grey")
 FIELD_UM = 480.0  # side of a patch whose mpp is unknown: BCI's 1024 px at 0.46 um, whatever it was resized to since
 RIDGE_UM = 0.75  # Gaussian radius of the ridge filter: the stained membranes of two neighbours are about 1.3-2 um across
 CELL_UM = 12.0  # a membrane farther away than this is not that of the same carcinoma cell (10-20 um across)
 DAB_CUTS = (0.15, 0.3, 0.6)  # optical density of weak, moderate and strong DAB, customary in machine H-scores
-SHADOW = 0.5  # DAB per haematoxylin below which a dark line is nucleus, red cell or dust; neutral grey has 0.87
+LEAK = 0.28  # DAB read per haematoxylin where there is only haematoxylin: the phantoms' laboratories, 5 to 95 %: 0.14 to 0.45
+GREY = 0.87  # the same for neutral shadow (red cells, dust, folds): follows from HDAB
 CUTS = (0.01, 0.02, 0.04)
 CHUNK_PX = 2**22  # pixels worked on at once; masks then need about 0.4 GB beside their result
 
@@ -152,8 +153,7 @@ def _bytes(x):
 def _ridges(images, white, mpp=None):
     h, d = _unmix(images, white).unbind(1)
     sigma = max(0.8, _px(images, RIDGE_UM, mpp))  # finer than 0.8 px the pixel grid itself is a ridge
-    # What a neutral shadow (red cell, dust, fold) or a blue nucleus leaves in the DAB channel it leaves in haematoxylin too.
-    return torch.minimum(_ridge(d, sigma), _ridge(d - SHADOW * h, sigma))
+    return torch.minimum(_ridge(d, sigma), _ridge(d - LEAK * h, sigma))  # the first: a gap between nuclei is no membrane
 
 
 def _ridge(x, sigma):
@@ -185,7 +185,7 @@ def _masks(images, white, mpp=None):
     od = h.clamp(min=0) + d.clamp(min=0)
     tissue = _box(od, _px(images, 8.0, mpp)) > 0.03
     tumour = (_box(od, _px(images, 16.0, mpp)) > 0.12) & tissue
-    membrane = (_ridges(images, white, mpp=mpp) > 0.05) & (d > 0.1) & tissue
+    membrane = (_ridges(images, white, mpp=mpp) > 0.05) & (d > GREY * h.clamp(min=0) + 0.05) & tissue
     return {"tissue": tissue, "glass": ~tissue, "tumour": tumour, "stroma": tissue & ~tumour, "membrane": membrane}
 
 

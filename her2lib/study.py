@@ -112,8 +112,11 @@ class Study:
         return rows[run] if run else next(iter(rows.values()))
 
     def first_run(self, *networks):
-        """str, the name of the first run of one of these networks; "" when the study has none."""
-        return next((row["run"] for row in self.runs() if row["network"] in networks), "")
+        """str, the name of the first run of one of these networks."""
+        for row in self.runs():
+            if row["network"] in networks:
+                return row["run"]
+        raise StudyError(f"Study {self.name!r} has no run of {' or '.join(networks)}: add it to network under [axes] in {self.file.name}.")
 
 
 def load(name):
@@ -152,7 +155,7 @@ def checked(written, file):
 
 def studies():
     """list of Path, every study file of the project."""
-    return sorted((ROOT / "studies").glob("*.toml"))
+    return sorted(file for file in (ROOT / "studies").glob("*.toml") if file.stem != "published")
 
 
 def from_data(path, *, name="", networks=("resnet18",), skip_bad=False, **changes):

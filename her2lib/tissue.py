@@ -90,7 +90,7 @@ def lay_out(plan, window):
     vessel = np.minimum(_circles(plan.seed, 31, x, y, 230.0, plan.vessels, (9, 34), 3.0), -depth - 8)
     gate = noise(plan.seed, 32, x, y, 260.0) - plan.fat
     fat = np.minimum(gate * 60, -depth - 10)
-    crowd = np.clip(0.5 + 0.6 * noise(plan.seed, 33, x, y, 110.0) + plan.crowd, 0, 1)
+    crowd = np.clip(0.5 + 0.45 * noise(plan.seed, 33, x, y, 110.0) + plan.crowd, 0, 1)
     turn = 2 * np.pi * plan.grain
     fibre = (x * np.cos(turn))[None] + (y * np.sin(turn))[:, None] - 0.8 * np.clip(np.maximum(depth, vessel), -50, 5)
     fibre = (fibre + 30 * noise(plan.seed, 34, x, y, 120.0) + 6 * noise(plan.seed, 35, x, y, 30.0)).astype(np.float32)
@@ -105,7 +105,7 @@ def populate(plan, ground):
     at = lambda field: field[row, column]  # noqa: E731
     kind = _compartment(at, ground)
     space = np.array([9, plan.cell_um * 0.83, 6.6, 8.0, 9, 44, 6.2, 26])[kind]
-    space = np.where(kind == TUMOUR, space * (1 - 0.3 * at(ground.columnar)), space)
+    space = np.where(kind == TUMOUR, space * (1 - 0.35 * at(ground.columnar)) * (0.95 + 0.4 * random[:, 1] ** 2), space)
     space = np.where(kind == STROMA, 19 - 13.0 * at(ground.crowd) ** 0.7, space)
     keep = (at(ground.glass) < -2) & (random[:, 7] < 2.2 * (_LATTICE_UM / space) ** 2)
     points, random, kind, space, row, column = (a[keep] for a in (points, random, kind, space, row, column))

@@ -27,7 +27,7 @@ from her2lib.scores import SCORES
 from her2lib.study import write_bytes, write_json, write_table
 
 __all__ = ["RECIPES", "Fit", "collapsed", "fit", "fluctuation", "load", "predict", "recipe", "save", "shuffled", "table"]
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, EVERY_SECONDS = "checkpoint.pt", 30  # one of a tuned ViT-B/16 is 1.7 GB, so not after every short epoch
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 
 
@@ -160,7 +160,7 @@ class _Loop:
         self.optimizer, self.schedule = recipes.optimizer(self.net, settings, self.steps)
         self.criterion = recipes.criterion(settings, self.score, net.config["scores"], self.device)
         self.mix = augment.mixer(settings["mixup"], net.config["scores"])
-        self.rows, self.kept, self.kept_epoch = [], None, 0
+        self.rows, self.kept, self.kept_epoch, self.saved = [], None, 0, time.perf_counter()
 
     def parts(self, epoch):
         rows = augment.order(self.score, seed=self.seed, epoch=epoch, balanced=self.settings["balanced"])
@@ -236,12 +236,13 @@ class _Loop:
         return float(F.cross_entropy(logits, score)), *_agreement(logits.argmax(1), score), verdict
 
     def keep(self):
-        """The weights to hand back, if these are the ones, then the checkpoint: a kill before it costs this epoch only."""
+        """The weights to hand back, if these are the ones, and now and then a checkpoint: a kill costs what came after it."""
         finite = "finite" not in self.rows[-1]["verdict"]
         if finite and (self.settings["keep"] == "last" or _best(self.rows) == len(self.rows) - 1):
             source = self.ema.module if self.ema else self.net
             self.kept, self.kept_epoch = {k: v.detach().clone() for k, v in source.state_dict().items()}, len(self.rows) - 1
-        if self.path:
+        if self.path and (self.finished() or time.perf_counter() - self.saved > EVERY_SECONDS):
+            self.saved = time.perf_counter()
             parts = dict(net=self.net, optimizer=self.optimizer, **({"ema": self.ema.module} if self.ema else {}))
             state = dict(stamp=self.stamp, rows=self.rows, kept=self.kept, kept_epoch=self.kept_epoch)
             state |= {name: part.state_dict() for name, part in parts.items()}
@@ -293,9 +294,10 @@ def _logits(net, images, batch, device, progress=False):
 def _agreement(answer, truth):
     """(accuracy, quadratic-weighted kappa), kappa nan where answers and truth are one and the same score."""
     answer, truth = np.asarray(answer), np.asarray(truth)
-    if len(set(answer) | set(truth)) < 2:
-        return float((answer == truth).mean()), math.nan
-    return float((answer == truth).mean()), float(cohen_kappa_score(truth, answer, weights="quadratic", labels=range(len(SCORES))))
+    right = float((answer == truth).mean())
+    if len({*answer, *truth}) < 2:
+        return right, math.nan
+    return right, float(cohen_kappa_score(truth, answer, weights="quadratic", labels=range(len(SCORES))))
 
 
 def _named(name, numbers):

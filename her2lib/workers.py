@@ -33,13 +33,14 @@ def cluster(places, scheduler=None):
         with Client(scheduler) as client:
             yield client, {}
         return
-    alone = len(places) == 1  # in this process nothing listens, and the 2 to 5 s of starting another are saved
+    alone = len(places) == 1  # a thread of this process saves the 2 to 5 s of starting another
     where = {"protocol": "inproc://"} if alone else {"host": "127.0.0.1", "protocol": "tcp"}
-    common = {"nthreads": 1, "memory_limit": None, "dashboard": False, **where}
+    where |= {"dashboard": False, "dashboard_address": "127.0.0.1:0"}  # without an address its empty server faces the network
+    common = {"nthreads": 1, "memory_limit": None, **where}
     nanny = {**common, "silence_logs": logging.ERROR}
     spec = {i: {"cls": Nanny, "options": {**nanny, "env": env}} for i, env in enumerate(places)}
     spec = {0: {"cls": Worker, "options": common}} if alone else spec
-    head = {"cls": Scheduler, "options": {"dashboard": False, "dashboard_address": "127.0.0.1:0", "port": 0, **where}}
+    head = {"cls": Scheduler, "options": {"port": 0, **where}}
     with (dask.config.set({"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}),
           SpecCluster(spec, scheduler=head, silence_logs=logging.ERROR) as made, Client(made) as client):
         yield client, places[0] if alone else {}

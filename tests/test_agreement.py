@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm, t
 from sklearn import metrics as sk
 from statsmodels.stats.inter_rater import cohens_kappa, fleiss_kappa
 from statsmodels.stats.multitest import multipletests
@@ -143,6 +143,19 @@ def test_the_fast_bootstrap_equals_the_plain_one():
          bootstrap(lambda r: fleiss(r), np.stack([truth, predicted], 1), units=units, resamples=100))):
         assert (fast.value, fast.low, fast.high) == pytest.approx((plain.value, plain.low, plain.high), abs=1e-9)
         assert (fast.n, fast.units) == (plain.n, plain.units) == (120, "patches of 19 patients")
+
+
+def test_the_interval_is_the_percentiles_of_the_draws_widened_for_few_and_uneven_patients():
+    reach = norm.ppf(intervals.tails(np.full(19, 15))[1])
+    assert reach == pytest.approx(t.ppf(0.975, 18) * math.sqrt(19 / 18), abs=1e-9)
+    assert intervals.tails([4, 4, 4, 0]) == pytest.approx(intervals.tails([7, 7, 7]), abs=1e-12)  # an empty patient is none
+    assert intervals.tails([30, 1, 1, 1])[0] < intervals.tails([8, 8, 8, 9])[0] < 0.025
+    truth, predicted, _, units = made(200)
+    found = bootstrap(agreement.accuracy, truth, predicted, units=units, resamples=500, seed=4)
+    right = pd.Series(truth == predicted).groupby(units)
+    drawn = RNG(4).multinomial(19, np.full(19, 1 / 19), size=500)
+    shares = (drawn @ right.sum()) / (drawn @ right.size())
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(shares, intervals.tails(right.size()))), abs=1e-12)
 
 
 def test_text_of_shares_and_kappas():

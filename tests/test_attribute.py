@@ -1,5 +1,6 @@
 """Maps against numbers worked out by hand, against Captum and plain matrix products; nothing left behind, also after an error."""
 
+import copy
 import functools
 
 import numpy as np
@@ -12,10 +13,11 @@ from her2lib import attribute, models, stain
 
 NETWORKS = ("resnet18", "densenet201", "vit_tiny", "hybrid")
 QUICK = {
-    "integrated_gradients": functools.partial(attribute.integrated_gradients, steps=3),
-    "occlusion": functools.partial(attribute.occlusion, window_px=24),
+    "integrated_gradients": functools.partial(attribute.integrated_gradients, steps=2),
+    "occlusion": functools.partial(attribute.occlusion, window_px=32),
 }
-PAIRS = [(n, m) for n in NETWORKS for m, method in attribute.METHODS.items() if method.needs == "any" or n in ("vit_tiny", "hybrid")]
+ATTENTIVE = ("vit_tiny", "hybrid")
+PAIRS = [(n, m) for n in NETWORKS for m, method in attribute.METHODS.items() if method.needs == "any" or n in ATTENTIVE]
 
 
 @functools.cache
@@ -78,7 +80,10 @@ def toy_input():
     return x
 
 
-@pytest.mark.parametrize("score, worked_out", [(0, [[1, 2], [0, 1]]), (1, [[1, 0], [2, 3]]), (2, [[3, 2], [4, 7]]), (3, [[0, -2], [2, 2]])])
+ON_PAPER = ([[1, 2], [0, 1]], [[1, 0], [2, 3]], [[3, 2], [4, 7]], [[0, -2], [2, 2]])
+
+
+@pytest.mark.parametrize(("score", "worked_out"), list(enumerate(ON_PAPER)))
 def test_grad_cam_of_a_toy_network_is_the_number_on_paper(score, worked_out):
     # the gradient of logit k is weight[k] / 4 everywhere, so the map is weight[k] . (red, green) / 4
     for method in (attribute.grad_cam, attribute.hires_cam):
@@ -105,7 +110,7 @@ def test_rollout_of_a_toy_network_is_the_product_on_paper():
     assert torch.allclose(attribute.rollout(ToyVit(), toy_input(), 0), torch.tensor([[[0.275, 0.225]]]))
 
 
-@pytest.mark.parametrize("score, times", [(0, 1.0), (1, 0.0)])
+@pytest.mark.parametrize(("score", "times"), [(0, 1.0), (1, 0.0)])
 def test_relevance_of_a_toy_network_is_the_number_on_paper(score, times):
     x = torch.zeros(1, 3, 2, 2)
     x[0, 0, 0] = torch.tensor([2.0, 4.0])
@@ -113,8 +118,10 @@ def test_relevance_of_a_toy_network_is_the_number_on_paper(score, times):
     # (0, .6, 1.2), (0, .8, 0), (0, 0, .8); pooled row: (1.3, 1.6, 2.4) plus itself times those rows = (1.3, 3.66, 5.88)
     assert torch.allclose(attribute.relevance(ToyVit(), x, score), times * torch.tensor([[[3.66, 5.88]]]))
     # the stem holds (2, 4), its gradients are (1.1, .9): rule 5 multiplies by (2.2, 3.6); logit 1 is the negative of logit 0
-    assert torch.allclose(attribute.relevance(ToyVit(stem=True), x, score), times * torch.tensor([[[3.66 * 2.2, 5.88 * 3.6]]]))
-    assert torch.allclose(attribute.relevance(ToyVit(stem=True), x, score, through_stem=False), times * torch.tensor([[[3.66, 5.88]]]))
+    carried = attribute.relevance(ToyVit(stem=True), x, score)
+    assert torch.allclose(carried, times * torch.tensor([[[3.66 * 2.2, 5.88 * 3.6]]]))
+    tokens = attribute.relevance(ToyVit(stem=True), x, score, through_stem=False)
+    assert torch.allclose(tokens, times * torch.tensor([[[3.66, 5.88]]]))
 
 
 def test_attention_reads_the_asked_row():
@@ -139,7 +146,7 @@ def test_the_scalar_explained():
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet201"])
 def test_grad_cam_equals_captum(name):
-    net = models.create(name, side_px=96, weights="none").double()  # double, so that 1e-6 speaks of the method and not of rounding
+    net = models.create(name, side_px=96, weights="none").double()  # so that 1e-6 speaks of the method, not of rounding
     x = patches(net, 2).double()
     layer = net.backbone.layer4 if name == "resnet18" else net.backbone.features
     peer = LayerGradCam(net, layer).attribute(x, torch.tensor([1, 3]), relu_attributions=False)[:, 0]
@@ -168,10 +175,12 @@ def test_rollout_and_relevance_equal_whole_matrix_products():
     assert torch.allclose(attribute.relevance(net, x, 2), relevant[:, 0, 1:].reshape(2, 4, 4), rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize("name, method", PAIRS)
+@pytest.mark.parametrize(("name", "method"), PAIRS)
 def test_a_batch_equals_its_patches_one_by_one(name, method):
     net, score = network(name), torch.tensor([0, 3, 1])
     x = patches(net)
+    if method == "integrated_gradients":  # in single precision a ReLU at zero may flip with the batch, once 2e-5 of 7e-3
+        net, x = copy.deepcopy(net).double(), x.double()
     together = run(method, net, x, score)
     alone = torch.cat([run(method, net, x[i : i + 1], int(score[i])) for i in range(3)])
     assert together.ndim == 3
@@ -194,7 +203,8 @@ def state(net, x):
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in net.modules()]
     fused = [getattr(m, "fused_attn", None) for m in net.modules()]
     training, wanted = [m.training for m in net.modules()], [p.requires_grad for p in net.parameters()]
-    return hooks, fused, training, wanted, [p.grad for p in net.parameters()], x.requires_grad, x.grad, torch.get_rng_state().tolist()
+    gradients, random = [p.grad for p in net.parameters()], torch.get_rng_state().tolist()
+    return hooks, fused, training, wanted, gradients, x.requires_grad, x.grad, random
 
 
 def disordered(name):
@@ -254,7 +264,7 @@ def test_dropout_and_batch_statistics_do_not_move_the_map():
     assert net.training
 
 
-@pytest.mark.parametrize("name", ["vit_tiny", "hybrid"])
+@pytest.mark.parametrize("name", ATTENTIVE)
 def test_grad_cam_at_the_last_output_is_refused_because_it_is_exactly_zero(name):
     net = network(name)
     with pytest.raises(ValueError, match="exactly zero"):

@@ -1,6 +1,7 @@
 """The audit finds what was planted, accuses nothing that is right, and recomputes the report's own numbers."""
 
 import html
+import itertools
 import json
 from pathlib import Path
 
@@ -47,16 +48,17 @@ def clean(random):
     n = random.integers(20, 200, 4)
     truth, claims = np.repeat(np.arange(4), n), {"count": [], "rate": [], "kappa": [], "matrix": []}
     claims["count"].append({"id": "set", "what": "patches", "value": int(n.sum()), "scores": PARTS,
-                            "parts": dict(zip(PARTS, map(int, n), strict=True)), "where": "methods"})
+                            "parts": dict(zip(PARTS, n.tolist(), strict=True)), "where": "methods"})
     claims["count"].append({"id": "abstract", "what": "patches", "value": int(n.sum()), "where": "abstract"})
     for k in range(random.integers(1, 4)):
-        predicted = np.where(random.random(len(truth)) < random.uniform(0.4, 0.95), truth, random.integers(0, 4, len(truth)))
+        right = random.random(len(truth)) < random.uniform(0.4, 0.95)
+        predicted = np.where(right, truth, random.integers(0, 4, len(truth)))
         table, digits = agreement.confusion(truth, predicted), int(random.integers(0, 3))
         per = {score: [int(table[i, i]), int(n[i])] for i, score in enumerate(PARTS)}
         value = np.trace(table) / n.sum() * 100
         claims["rate"].append({"id": f"net{k}", "what": f"accuracy {k}", "value": f"{value:.{digits}f}", "n": int(n.sum()),
                                "per_score": per, "of": "set", "scores": 4})
-        claims["rate"].append({"id": f"text{k}", "what": f"accuracy {k}", "value": f"{value:.1f}", "n": int(n.sum()), "scores": 4})
+        claims["rate"].append({"id": f"text{k}", "what": f"accuracy {k}", "value": f"{value:.1f}", "n": int(n.sum())})
         claims["rate"].append({"id": f"val{k}", "what": f"validation {k}", "value": f"{random.uniform(30, 99):.1f}", "scores": 4})
         claims["kappa"].append({"id": f"kappa{k}", "what": f"kappa {k}", "value": f"{cohen_kappa_score(truth, predicted):.3f}",
                                 "weighting": "unweighted", "rate": f"net{k}"})
@@ -138,8 +140,8 @@ def not_one_with_oneself(claims, random):
     return "matrix"
 
 
-PLANTED = (wrong_total, wrong_part, lost_score, wrong_rate, wrong_right, wrong_support, impossible_rate, below_chance, other_value,
-           kappa_too_large, kappa_unfit, crooked_matrix, not_one_with_oneself)
+PLANTED = (wrong_total, wrong_part, lost_score, wrong_rate, wrong_right, wrong_support, impossible_rate, below_chance,
+           other_value, kappa_too_large, kappa_unfit, crooked_matrix, not_one_with_oneself)
 
 
 def written(claims, file):
@@ -186,51 +188,52 @@ def test_a_file_that_cannot_be_read_is_answered_with_a_sentence(tmp_path):
         ("[[rate]]\nid='a'\nwhat='b'\nvalue=3\nof='c'", "links to an id that is missing"),
         ("[[kappa]]\nid='a'\nwhat='b'\nvalue=0.3\nrate='c'", "links to an id that is missing")):
         file.write_text(text, encoding="utf-8")
-        with pytest.raises(ValueError, match="f.toml") as raised:
+        with pytest.raises(ValueError, match=r"f\.toml") as raised:
             audit.audit_file(file)
         assert sentence in str(raised.value)
 
 
 def test_feasible_kappa_holds_all_matrices_with_these_counts():
-    random, per = np.random.default_rng(0), {"1+": [3, 5], "2+": [1, 3], "3+": [2, 4]}
-    low, high = audit.feasible_kappa(per)
-    truth, seen = np.repeat([1, 2, 3], [5, 3, 4]), []
-    for _ in range(4000):
+    low, high = audit.feasible_kappa({"1+": [3, 5], "2+": [1, 3], "3+": [2, 4]})
+    truth, wrong, seen = np.repeat([1, 2, 3], [5, 3, 4]), [0, 1, 5, 6, 8, 9], []
+    for steps in itertools.product((1, 2, 3), repeat=6):  # each wrong answer is one of the three other scores
         predicted = truth.copy()
-        for score, places in ((1, [0, 1]), (2, [5, 6]), (3, [8, 9])):
-            predicted[places] = random.choice([s for s in range(4) if s != score], 2)
-        seen.append(cohen_kappa_score(truth, predicted))
+        predicted[wrong] = (truth[wrong] + steps) % 4
+        seen.append(agreement.kappa(truth, predicted, weights="unweighted"))
     assert low == pytest.approx(min(seen), abs=1e-9)
     assert high == pytest.approx(max(seen), abs=1e-9)
 
 
 def shown(row, text=None):
     text = text or Estimate(**{key: row[key] for key in ("value", "low", "high", "n", "units", "note", "share")}).text()
-    return f'<p>It is <span class=number data-number="{html.escape(row["id"], quote=True)}" title="a &gt; b">{html.escape(text)}</span>.</p>'
+    id_ = html.escape(row["id"], quote=True)
+    return f'<p>It is <span class=number data-number="{id_}" title="a &gt; b">{html.escape(text)}</span>.</p>'
 
 
 @pytest.fixture
 def reported(tmp_path):
-    """A report folder whose numbers come from its own predictions and ratings."""
+    """(folder, numbers) of a report whose numbers come from its own predictions and ratings."""
     random = np.random.default_rng(0)
     truth, rows, tables = random.integers(0, 4, 90), [], []
     for name, seeds in (("net", 2), ("rule", 1)):
         for seed in range(seeds):
             odds = random.dirichlet(np.ones(4), 90) + np.eye(4)[np.where(random.random(90) < 0.6, truth, 0)]
             odds /= odds.sum(1, keepdims=True)
-            tables.append(pd.DataFrame({"name": name, "run": f"{name}-{seed}", "set": "test", "patch": [f"p{i}" for i in range(90)],
-                                        "patient": [f"a{i % 9}" for i in range(90)], "truth": truth, **{f"p{k}": odds[:, k] for k in range(4)}}))
+            known = {"name": name, "run": f"{name}-{seed}", "set": "test", "patch": [f"p{i}" for i in range(90)], "truth": truth}
+            tables.append(pd.DataFrame(known | {f"p{k}": odds[:, k] for k in range(4)}))
     everyone = pd.concat(tables)
     units = pd.Series([f"a{i % 9}" for i in range(90)], name="patient")
-    odds = {name: [seed[["p0", "p1", "p2", "p3"]].to_numpy() for _, seed in own.groupby("run")] for name, own in everyone.groupby("name")}
-    for name in odds:
-        rows.append(agreement.metrics(truth, odds[name], units=units, resamples=60).assign(run=name, set="test", source="runs/06/all.csv"))
+    odds, place = {}, {"set": "test", "source": "runs/06/all.csv"}
+    for name, own in everyone.groupby("name"):
+        odds[name] = [seed[["p0", "p1", "p2", "p3"]].to_numpy() for _, seed in own.groupby("run")]
+        rows.append(agreement.metrics(truth, odds[name], units=units, resamples=60).assign(run=name, **place))
     gaps = agreement.compare(truth, [o.argmax(1) for o in odds["net"]], odds["rule"][0].argmax(1), units=units, resamples=60)
-    rows.append(gaps.assign(run="net minus rule", set="test", source="runs/06/all.csv"))
-    ratings = pd.DataFrame([(f"p{i}", rater, 1, s) for rater in ("P1", "P2") for i, s in enumerate((truth + (rater == "P2") * (truth % 2)) % 4)],
+    rows.append(gaps.assign(run="net minus rule", **place))
+    read = {"P1": truth, "P2": (truth + truth % 2) % 4}
+    ratings = pd.DataFrame([(f"p{i}", rater, 1, score) for rater, scores in read.items() for i, score in enumerate(scores)],
                            columns=["patch", "rater", "reading", "score"])
     both = ratings.pivot(index="patch", columns="rater", values="score")
-    kappas = agreement.kappa_table(both.to_numpy(), ["P1", "P2"], units=pd.Series(both.index, name="patch"), weights="linear", resamples=60)
+    kappas = agreement.kappa_table(both.to_numpy(), ["P1", "P2"], units=pd.Series(both.index, name="patch"), weights="linear")
     rows.append(kappas.assign(run="P1 ~ P2", set="external", source="ratings.csv"))
     numbers = pd.concat(rows, ignore_index=True)
     numbers["id"] = [f"06/{r.set}/{r.run}/{r.metric}" for r in numbers.itertuples()]
@@ -256,8 +259,8 @@ def test_each_wrong_number_of_a_report_is_named(reported):
     row = numbers.loc[numbers.metric == "accuracy"].iloc[0]
     text = Estimate(row.value, row.low, row.high, row.n, row.units, "", True).text()
     high = f"{100 * row.high:.1f}"
-    for printed in (text.replace(f"{100 * row.value:.1f}", "99.9"), text.replace(f"to {high}", "to 100.0"), text.replace("n = 90", "n = 91"),
-                    "some", "not estimable: no"):
+    for printed in (text.replace(f"{100 * row.value:.1f}", "99.9"), text.replace(f"to {high}", "to 100.0"),
+                    text.replace("n = 90", "n = 91"), "some", "not estimable: no"):
         assert printed != text
         (folder / "report.html").write_text(page + shown(row, printed), encoding="utf-8")
         assert row.id in set(audit.audit_report(folder).query("verdict == 'contradiction'").id), printed
@@ -268,7 +271,8 @@ def test_each_wrong_number_of_a_report_is_named(reported):
         numbers.assign(**{column: numbers[column] + change * (numbers.id == row.id)}).to_csv(folder / "numbers.csv", index=False)
         wrong = audit.audit_report(folder).query("verdict == 'contradiction'")
         assert set(wrong.id) == {row.id}
-    numbers.assign(source=np.where(numbers.id == row.id, "../elsewhere.csv", numbers.source)).to_csv(folder / "numbers.csv", index=False)
+    moved = np.where(numbers.id == row.id, "../elsewhere.csv", numbers.source)
+    numbers.assign(source=moved).to_csv(folder / "numbers.csv", index=False)
     findings = audit.audit_report(folder)
     assert "is no table in this report's folder" in spoken(findings, "unchecked")
     assert audit.exit_code(findings) == 0

@@ -29,12 +29,14 @@ def answer(path, **options):
     return probe([str(path)], **options).iloc[0]
 
 
-def bomb(path, side_px=60_000):
-    """A PNG of a few hundred bytes whose header declares side_px x side_px pixels."""
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    header = struct.pack(">IIBBBBB", side_px, side_px, 8, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b""))
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def by_hand(path, rows, *, side_px, bits=8):
+    """A PNG whose header says RGB, side_px and bits, whatever its rows hold."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side_px, side_px, bits, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
     return path
 
 
@@ -65,18 +67,8 @@ def test_a_flipped_bit_in_a_png_is_found_by_its_checksum(tmp_path):
     assert answer(tmp_path / "a.png").fault == "damaged"
 
 
-def hollow(path):
-    """A PNG with right checksums and too few pixels: only decoding finds it."""
-    data = saved(path).read_bytes()
-    start = data.index(b"IDAT") - 4
-    body = zlib.compress(bytes(64))
-    chunk = struct.pack(">I", len(body)) + b"IDAT" + body + struct.pack(">I", zlib.crc32(b"IDAT" + body))
-    path.write_bytes(data[:start] + chunk + data[-12:])
-    return path
-
-
 def test_what_only_decoding_finds_is_found_when_deep(tmp_path):
-    path = hollow(tmp_path / "a.png")
+    path = by_hand(tmp_path / "a.png", bytes(64), side_px=64)
     assert answer(path).fault == ""
     assert answer(path, deep=True).fault == "damaged"
     with pytest.raises(OSError):  # noqa: PT011 - whatever Pillow calls it
@@ -91,7 +83,7 @@ def test_what_is_no_image_is_foreign(tmp_path, content):
 
 @pytest.mark.parametrize("side_px", [9_000, 60_000])
 def test_a_decompression_bomb_is_refused_from_its_header(tmp_path, side_px):
-    path = bomb(tmp_path / "a.png", side_px)
+    path = by_hand(tmp_path / "a.png", bytes(1000), side_px=side_px)
     began = time.perf_counter()
     assert answer(path, deep=True).fault == "huge"
     assert time.perf_counter() - began < 1
@@ -139,11 +131,7 @@ def test_a_palette_is_resolved(tmp_path):
 def test_of_sixteen_bits_the_upper_eight_are_kept(tmp_path):
     wide = (noise().astype(np.uint16) << 8) | 0x80
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in wide)
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    header = struct.pack(">IIBBBBB", 64, 64, 16, 2, 0, 0, 0)
-    path = tmp_path / "a.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    path = by_hand(tmp_path / "a.png", rows, side_px=64, bits=16)
     assert answer(path).notes == ["16-bit"]
     np.testing.assert_array_equal(np.asarray(pixels(path)), noise())
 

@@ -60,8 +60,11 @@ def test_vit_b16_is_the_one_of_the_study():
     assert vit.patch_embed.patch_size == (16, 16)
 
 
-@pytest.mark.parametrize(("network", "step_px"), [("resnet18", 32), ("hybrid", 32), ("vit_tiny", 16)])
-@pytest.mark.parametrize("side_px", [112, 224, 384, 512])
+@pytest.mark.parametrize(
+    ("network", "step_px", "side_px"),
+    [("resnet18", 32, 112), ("resnet18", 32, 384), ("resnet18", 32, 512), ("hybrid", 32, 112), ("hybrid", 32, 512)]
+    + [("vit_tiny", 16, side_px) for side_px in (112, 224, 384, 512)],
+)
 def test_any_side_length(network, step_px, side_px):
     net = models.create(network, side_px=side_px, weights="none")
     with torch.inference_mode():
@@ -100,7 +103,8 @@ def test_attention_is_the_softmax_of_queries_and_keys(nets):
     with torch.no_grad():
         tokens = net.backbone.norm_pre(net.backbone._pos_embed(net.backbone.patch_embed(x)))
         block = net.backbone.blocks[0]
-        query, key, _ = block.attn.qkv(block.norm1(tokens))[0].reshape(-1, 3, 3, 64).permute(1, 2, 0, 3)  # (T,3*heads*64) -> 3 x (heads,T,64)
+        parts = block.attn.qkv(block.norm1(tokens))[0].reshape(-1, 3, 3, 64)  # (T,3*heads*64) -> (T,3,heads,64)
+        query, key, _ = parts.permute(1, 2, 0, 3)
         wanted = (query @ key.mT / 8).softmax(-1)
         assert torch.allclose(net.tap(x, attention=(0,)).attention[0][0], wanted, atol=1e-6)
 
@@ -133,17 +137,17 @@ def test_features_are_the_tokens_entering_the_last_block(nets):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (lambda: models.create("resnet81", side_px=64, weights="none"), "Did you mean 'resnet18'"),
-        (lambda: models.create("vit_tiny", side_px=100, weights="none"), "multiple of 16"),
-        (lambda: models.create("resnet18", side_px=64, weights="no.safetensors"), "not a weights file"),
-        (lambda: models.create("resnet18", side_px=64, weights="none").tap(torch.zeros(1, 3, 64, 64), attention=(0,)), "no attention"),
-        (lambda: models.create("vit_tiny", side_px=64, weights="none").tap(torch.zeros(1, 3, 64, 64), attention=(12,)), "layers 0 to 11"),
-        (lambda: models.create("vit_tiny", side_px=64, weights="none")(torch.zeros(1, 3, 32, 32)), "created for side_px=64"),
+        (lambda nets: models.create("resnet81", side_px=64, weights="none"), "Did you mean 'resnet18'"),
+        (lambda nets: models.create("vit_tiny", side_px=100, weights="none"), "multiple of 16"),
+        (lambda nets: models.create("resnet18", side_px=64, weights="no.safetensors"), "not a weights file"),
+        (lambda nets: nets["resnet18"].tap(torch.zeros(1, 3, 64, 64), attention=(0,)), "no attention"),
+        (lambda nets: nets["vit_tiny"].tap(torch.zeros(1, 3, 64, 64), attention=(12,)), "layers 0 to 11"),
+        (lambda nets: nets["vit_tiny"](torch.zeros(1, 3, 32, 32)), "created for side_px=64"),
     ],
 )
-def test_errors_are_sentences_with_the_remedy(wrong, words):
+def test_errors_are_sentences_with_the_remedy(nets, wrong, words):
     with pytest.raises((ValueError, FileNotFoundError), match=words):
-        wrong()
+        wrong(nets)
 
 
 def test_the_seed_decides_and_the_callers_chance_is_untouched():
@@ -166,14 +170,15 @@ def test_rebuild_keeps_the_weights_and_changes_the_options(nets):
 def test_normalise_uses_the_mean_of_the_weights(nets):
     white = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
     assert torch.allclose(models.normalise(white, nets["vit_tiny"]), torch.ones(()))  # (1 - 0.5) / 0.5
-    wanted = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
-    assert torch.allclose(models.normalise(white, nets["resnet18"])[0, :, 0, 0], wanted)
+    found = models.normalise(white, nets["resnet18"])[0, :, 0, 0]
+    assert torch.allclose(found, torch.tensor([0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225]))
 
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     monkeypatch.setattr(models.hub, "ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody answers
     monkeypatch.setattr(models.hub, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(models.hub, "HF_HUB_OFFLINE", False)
     return tmp_path
 
 
@@ -182,7 +187,7 @@ def test_offline_imagenet_is_one_sentence_with_the_remedy(offline):
         with pytest.raises(OSError, match=r"not in the cache folder .*weights=\"FILE.safetensors\", or weights=\"none\"") as caught:
             models.create(network, side_px=64)
         assert "\n" not in str(caught.value)
-    assert models.hub.HF_HUB_OFFLINE == (os.environ.get("HF_HUB_OFFLINE", "0") in ("1", "true"))
+    assert models.hub.HF_HUB_OFFLINE is False
 
 
 def test_imagenet_comes_from_the_cache_folder_when_offline(offline):
@@ -268,7 +273,8 @@ class TestProbe:
         with torch.no_grad():
             assert np.allclose(first, encoder(larger * 2 - 1).numpy(), atol=0.05)  # resized as uint8, so within a grey level
         monkeypatch.setattr(models.timm, "create_model", None)
-        assert np.array_equal(first, models.probe("vit_tiny_patch16_224", images, folder=tmp_path, weights="none", progress=False))
+        again = models.probe("vit_tiny_patch16_224", images, folder=tmp_path, weights="none", progress=False)
+        assert np.array_equal(first, again)
         with pytest.raises(TypeError):  # other patches, so the encoder is needed again
             models.probe("vit_tiny_patch16_224", patches(3, 48, seed=1), folder=tmp_path, weights="none", progress=False)
         assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]

@@ -108,8 +108,8 @@ class TestLayouts:
                  head="path,score,slide,patient,mpp,set,rater_x,rater_y")
         table, problems = read(tmp_path / "manifest.csv")
         assert problems.empty
-        expected = {"name": ["a.png", "b.png"], "score": [0, 3], "slide": ["s1", "s2"], "patient": ["p1", "p2"], "mpp": [0.25, 0.5],
-                    "set": ["train", "test"], "rater_x": [1, -1], "rater_y": [-1, 3]}
+        expected = {"name": ["a.png", "b.png"], "score": [0, 3], "slide": ["s1", "s2"], "patient": ["p1", "p2"],
+                    "mpp": [0.25, 0.5], "set": ["train", "test"], "rater_x": [1, -1], "rater_y": [-1, 3]}
         assert {column: list(table[column]) for column in expected} == expected
 
     def test_the_real_patches(self):
@@ -140,7 +140,7 @@ class TestManifestText:
         assert (table.name[0], table.score[0]) == ("a.png", 1)
         assert "mpp" not in text or table.mpp[0] == 0.25
 
-    @pytest.mark.parametrize("name", ["two words.png", "größe µ.png", "組織.png", "it's #1 & 100%.png", "sub folder/é.png", "NA.png"])
+    @pytest.mark.parametrize("name", ["two words.png", "größe µ.png", "組織.png", "#1 & 100%.png", "sub folder/é.png", "NA.png"])
     def test_spaces_and_unicode_in_names(self, tmp_path, name):
         table, problems = read(manifest(tmp_path, f"{name},2+"))
         assert problems.empty
@@ -165,7 +165,8 @@ class TestManifestText:
         assert "manifest.csv" in str(error.value)
         assert "\n" not in str(error.value)
 
-    @pytest.mark.parametrize(("column", "meant"), [("slide_id", "slide"), ("case", "patient"), ("rater1", "rater_"), ("split", "set")])
+    @pytest.mark.parametrize(("column", "meant"), [
+        ("slide_id", "slide"), ("case", "patient"), ("rater1", "rater_"), ("split", "set")])
     def test_a_column_that_nearly_is_one_is_told(self, tmp_path, column, meant):
         _, problems = read(manifest(tmp_path, "a.png,0,x", head=f"path,score,{column}"))
         assert meant in one(problems, repr(column)).remedy
@@ -320,14 +321,15 @@ class TestProblems:
         assert problems.to_csv().encode()
         assert one(problems, "not Unicode").file == "0/\\udcff.png"
 
-    @pytest.mark.parametrize("make", [lambda p: None, lambda p: (p / "IHC" / "train").mkdir(parents=True), lambda p: picture(p / "a.png", 0)])
+    @pytest.mark.parametrize("make", [
+        lambda root: None, lambda root: (root / "IHC" / "train").mkdir(parents=True), lambda root: picture(root / "a.png", 0)])
     def test_a_folder_without_patches_is_one_sentence_that_shows_the_layouts(self, tmp_path, make):
         make(tmp_path)
-        with pytest.raises(DataError, match="holds no patches: expected a manifest.csv"):
+        with pytest.raises(DataError, match=r"holds no patches: expected a manifest\.csv"):
             read(tmp_path)
 
     def test_a_path_that_is_not_there(self, tmp_path):
-        with pytest.raises(DataError, match="neither a folder nor a .csv"):
+        with pytest.raises(DataError, match=r"neither a folder nor a \.csv"):
             read(tmp_path / "gone")
 
 
@@ -393,7 +395,7 @@ def test_twenty_planted_faults_are_all_listed_and_nothing_is_written(tmp_path):
     assert extra.empty, extra.to_string()  # no false alarm
     assert sorted(str(p) for p in root.rglob("*")) == before
     assert counts.loc["test", "all"] == 4
-    assert counts.loc["train", "all"] == 24 - 14 - 1
+    assert counts.loc["train", "all"] == 24 - 14  # planted: 14 errors among them, 5 warnings that leave the patch in
 
 
 def test_stop_on_errors_names_the_first_file_the_count_and_the_remedy(tmp_path):

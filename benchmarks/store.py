@@ -1,0 +1,121 @@
+"""The store against bare Pillow on the same cores: build rate, copy against decode, memory over thousands of patches.
+
+    python benchmarks/store.py [--patches 5000] [--side-px 224]
+
+Makes its own 1024 px PNGs from phantoms in a temporary folder (about 3 minutes on 2 cores for 5,000). All ratios come from one run, in
+which store and peer take turns, so that a busy machine slows both.
+"""
+
+import argparse
+import tempfile
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from her2lib import phantom
+from her2lib.images import cores
+from her2lib.store import RESAMPLE, open_store
+
+ROUNDS, FILES = 5, 48
+
+
+def pictures(folder):
+    """Table of FILES 1024 px PNGs: eight phantoms, each in several noisy versions, as large on disk as BCI's (2 MB)."""
+    rng, rows = np.random.default_rng(0), []
+    bases = [phantom.patch(seed, side_px=1024, truth=False).image for seed in range(8)]
+    for i in range(FILES):
+        noisy = np.clip(bases[i % 8] + rng.normal(0, 3, (1024, 1024, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(folder / f"{i}.png")
+        rows.append({"name": f"{i}.png", "path": str(folder / f"{i}.png"), "score": i % 4, "slide": "", "patient": "", "mpp": 0.25})
+    print(f"{FILES} PNGs of 1024 px, {np.mean([Path(row['path']).stat().st_size for row in rows]) / 1e6:.1f} MB each, {cores()} cores")
+    return pd.DataFrame(rows)
+
+
+def bare(job):
+    """(side_px,side_px,3) uint8: what anybody would write; no check, no store."""
+    path, side_px = job
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB").resize((side_px, side_px), RESAMPLE))
+
+
+def rate(work, n):
+    """Items a second of one call."""
+    began = time.perf_counter()
+    work()
+    return n / (time.perf_counter() - began)
+
+
+def build_rates(table, side_px, scratch):
+    """Prints patches a second of the store (checks, hashes and file included) and of bare Pillow on threads and on processes."""
+    jobs = [(path, side_px) for path in table.path]
+    with ThreadPoolExecutor(cores()) as threads, ProcessPoolExecutor(cores()) as processes:
+        peers = {"threads": lambda: list(threads.map(bare, jobs)), "processes": lambda: list(processes.map(bare, jobs, chunksize=4))}
+        for work in peers.values():
+            work()  # processes start, files come into memory
+        seen = {"store": [], **{name: [] for name in peers}}
+        for turn in range(ROUNDS):
+            for name, work in peers.items():
+                seen[name].append(rate(work, len(jobs)))
+            folder = scratch / f"turn{turn}"
+            seen["store"].append(rate(lambda f=folder: open_store(table, side_px=side_px, folder=f, progress=False), len(jobs)))
+    for name, rates in seen.items():
+        print(f"{name:10s} {median(rates):6.1f} patches/s")
+    for name in peers:
+        ratios = [own / other for own, other in zip(seen["store"], seen[name], strict=True)]
+        print(f"store / bare {name}: {median(ratios):.2f} (each turn {', '.join(f'{r:.2f}' for r in ratios)}); wanted: at least 0.85")
+
+
+def copy_against_decode(table, side_px, scratch):
+    """Prints how many times faster a patch is copied from the store into a fresh tensor than decoded from its PNG."""
+    images = open_store(table, side_px=side_px, folder=scratch / "turn0", progress=False).images
+    copies = [rate(lambda: [image.clone() for image in images], len(images)) for _ in range(20)]
+    decodes = [rate(lambda: [Image.open(path).load() for path in table.path[:16]], 16) for _ in range(3)]
+    print(f"copy {1e6 / median(copies):.0f} microseconds at {side_px} px, decode {1e3 / median(decodes):.1f} ms: "
+          f"{median(copies) / median(decodes):,.0f} times faster; wanted: at least 500")
+
+
+def anonymous_mb():
+    """Megabytes of this process that no file backs (Linux)."""
+    words = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(words.split()[1]) / 1024
+
+
+def memory(table, side_px, scratch, n):
+    """Prints this process' own memory while a store of n patches is built and then read twice in random batches."""
+    many, seen, done = table.iloc[np.arange(n) % len(table)].reset_index(drop=True), [], threading.Event()
+
+    def watch():
+        while not done.wait(0.25):
+            seen.append(anonymous_mb())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    images = open_store(many, side_px=side_px, folder=scratch / "many", progress=True).images
+    done.set()
+    watcher.join()
+    tenth = max(len(seen) // 10, 1)
+    print(f"building {n} patches: {median(seen[tenth:2 * tenth]):.0f} MB in the second tenth, {median(seen[-tenth:]):.0f} MB in the last, "
+          f"at most {max(seen):.0f} MB; the store is {images.numel() / 1e6:.0f} MB")
+    before, total = anonymous_mb(), 0
+    for rows in torch.randperm(2 * n).remainder(n).split(32):
+        total += int(images[rows].sum())
+    print(f"reading each patch twice in batches of 32: {before:.0f} MB before, {anonymous_mb():.0f} MB after (mean {total / 2 / images.numel():.1f})")
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--patches", type=int, default=5000)
+    options.add_argument("--side-px", type=int, default=224)
+    options = options.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        cohort = pictures(Path(place))
+        build_rates(cohort, options.side_px, Path(place))
+        copy_against_decode(cohort, options.side_px, Path(place))
+        memory(cohort, options.side_px, Path(place), options.patches)

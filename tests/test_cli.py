@@ -1,0 +1,73 @@
+"""`her2`: each mistake is one sentence with the remedy, and leaves nothing behind."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from her2lib import cli, study
+
+
+def her2(capsys, *arguments):
+    code = cli.main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    return code, said.out + said.err
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (["run", "smok"], "Did you mean 'smoke'"),
+    (["run"], "Name a study"),
+    (["run", "smoke", "--data", "."], "not both"),
+    (["run", "--data", "/nowhere"], "nothing at /nowhere"),
+    (["status", "dem"], "Did you mean 'demo'"),
+    (["check", "/nowhere"], "/nowhere"),
+])
+def test_a_mistake_is_one_sentence(capsys, arguments, says, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "REPORTS", tmp_path)
+    code, said = her2(capsys, *arguments)
+    assert code == 2
+    assert says in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_key_in_a_study_file_names_the_right_word(capsys, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("[data]\nsorce = 'x'\n")
+    code, said = her2(capsys, "run", file)
+    assert code == 2
+    assert "Did you mean 'source'" in said
+
+
+def test_an_empty_folder_and_an_unreadable_image_are_named(capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, said = her2(capsys, "check", tmp_path / "empty")
+    assert code == 2
+    assert "empty" in said
+    folder = tmp_path / "mine"
+    for score in ("0", "3+"):
+        (folder / score).mkdir(parents=True)
+        Image.fromarray(np.full((64, 64, 3), 200, np.uint8)).save(folder / score / f"a{score[0]}.png")
+    (folder / "3+" / "broken.png").write_bytes(b"not an image")
+    code, said = her2(capsys, "check", folder)
+    assert code == 1
+    assert "broken.png" in said
+    assert "Remedy:" in said
+
+
+def test_help_is_instant_and_complete():
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "her2lib.cli", "--help"], capture_output=True, text=True, check=True)
+    for verb in ("run", "status", "check", "phantom", "report", "audit"):
+        assert verb in done.stdout
+    assert "torch" not in done.stderr
+    assert "Research use only" in done.stdout
+
+
+def test_the_plan_is_printed_and_nothing_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "REPORTS", tmp_path)
+    code, said = her2(capsys, "run", "smoke", "--dry-run")
+    assert code == 0
+    assert "resnet18-as_presented-none-64px-n100-s0" in said
+    assert not list(tmp_path.rglob("*.csv"))
