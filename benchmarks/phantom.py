@@ -51,7 +51,7 @@ def statistics(image):
     }
 
 
-def made(seed, *, side_px, mpp, laboratory=None, score=None, **switches):
+def made(seed, *, side_px=1024, mpp=0.5, laboratory=None, score=None, **switches):
     """(image, slide number) of one phantom; four of a kind lie two by two on a slide, as the real patches do."""
     number, corner = divmod(seed, 4)
     slide = phantom.slide([77, number], laboratory=number if laboratory is None else laboratory, score=score)
@@ -96,7 +96,8 @@ def sheet(real, *, columns=4, side_px=400):
     page = Image.new("RGB", ((2 * columns * side_px) + 20, 4 * side_px), "white")
     for score in range(4):
         held = [i for i, s in zip(real["image"], real["score"], strict=True) if s == score]
-        ours = [made(4 * (50 * score + k), side_px=1024, mpp=0.5, score=score)[0] for k in range(columns)]
+        run = joblib.Parallel(joblib.cpu_count())
+        ours = [image for image, _ in run(joblib.delayed(made)(200 * score + 4 * k, score=score) for k in range(columns))]
         theirs = [held[round(k)] for k in np.linspace(0, len(held) - 1, columns)]
         for k, image in enumerate(theirs + ours):
             small = Image.fromarray(image).resize((side_px, side_px), Image.LANCZOS)

@@ -1,9 +1,6 @@
 """The store against bare Pillow on the same cores: build rate, copy against decode, memory over thousands of patches.
-
-    python benchmarks/store.py [--patches 5000] [--side-px 224]
-
-Makes its own 1024 px PNGs from phantoms in a temporary folder (about 3 minutes on 2 cores for 5,000). All ratios come from one run, in
-which store and peer take turns, so that a busy machine slows both.
+    python benchmarks/store.py [--patches 5000] [--side-px 224]     (about 4 minutes on 2 quiet cores)
+Makes its own 1024 px PNGs from phantoms in a temporary folder. Store and peers take turns, so a busy machine slows all.
 """
 
 import argparse
@@ -23,18 +20,20 @@ from her2lib import phantom
 from her2lib.images import cores
 from her2lib.store import RESAMPLE, open_store
 
-ROUNDS, FILES = 5, 48
+TURNS, FILES = 5, 48
 
 
 def pictures(folder):
-    """Table of FILES 1024 px PNGs: eight phantoms, each in several noisy versions, as large on disk as BCI's (2 MB)."""
+    """Table of FILES 1024 px PNGs: eight phantoms, each in several noisy versions, 2 MB on disk as BCI's are."""
     rng, rows = np.random.default_rng(0), []
     bases = [phantom.patch(seed, side_px=1024, truth=False).image for seed in range(8)]
     for i in range(FILES):
         noisy = np.clip(bases[i % 8] + rng.normal(0, 3, (1024, 1024, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(noisy).save(folder / f"{i}.png")
-        rows.append({"name": f"{i}.png", "path": str(folder / f"{i}.png"), "score": i % 4, "slide": "", "patient": "", "mpp": 0.25})
-    print(f"{FILES} PNGs of 1024 px, {np.mean([Path(row['path']).stat().st_size for row in rows]) / 1e6:.1f} MB each, {cores()} cores")
+        path = folder / f"{i}.png"
+        Image.fromarray(noisy).save(path)
+        rows.append({"name": path.name, "path": str(path), "score": i % 4, "slide": "", "patient": "", "mpp": 0.25})
+    size = np.mean([path.stat().st_size for path in folder.glob("*.png")])
+    print(f"{FILES} PNGs of 1024 px, {size / 1e6:.1f} MB each, {cores()} cores")
     return pd.DataFrame(rows)
 
 
@@ -54,22 +53,18 @@ def rate(work, n):
 
 def build_rates(table, side_px, scratch):
     """Prints patches a second of the store (checks, hashes and file included) and of bare Pillow on threads and on processes."""
-    jobs = [(path, side_px) for path in table.path]
+    jobs, seen = [(path, side_px) for path in table.path], {"store": [], "threads": [], "processes": []}
     with ThreadPoolExecutor(cores()) as threads, ProcessPoolExecutor(cores()) as processes:
-        peers = {"threads": lambda: list(threads.map(bare, jobs)), "processes": lambda: list(processes.map(bare, jobs, chunksize=4))}
-        for work in peers.values():
-            work()  # processes start, files come into memory
-        seen = {"store": [], **{name: [] for name in peers}}
-        for turn in range(ROUNDS):
-            for name, work in peers.items():
+        list(processes.map(bare, jobs))  # processes start, files come into memory
+        for turn in range(TURNS):
+            works = {"threads": lambda: list(threads.map(bare, jobs)), "processes": lambda: list(processes.map(bare, jobs)),
+                     "store": lambda f=scratch / f"turn{turn}": open_store(table, side_px=side_px, folder=f, progress=False)}
+            for name, work in works.items():
                 seen[name].append(rate(work, len(jobs)))
-            folder = scratch / f"turn{turn}"
-            seen["store"].append(rate(lambda f=folder: open_store(table, side_px=side_px, folder=f, progress=False), len(jobs)))
-    for name, rates in seen.items():
-        print(f"{name:10s} {median(rates):6.1f} patches/s")
-    for name in peers:
+    print(", ".join(f"{name} {median(rates):.1f} patches/s" for name, rates in seen.items()))
+    for name in ("threads", "processes"):
         ratios = [own / other for own, other in zip(seen["store"], seen[name], strict=True)]
-        print(f"store / bare {name}: {median(ratios):.2f} (each turn {', '.join(f'{r:.2f}' for r in ratios)}); wanted: at least 0.85")
+        print(f"store / bare {name} {median(ratios):.2f} (turns {', '.join(f'{r:.2f}' for r in ratios)}); wanted: at least 0.85")
 
 
 def copy_against_decode(table, side_px, scratch):
@@ -81,32 +76,26 @@ def copy_against_decode(table, side_px, scratch):
           f"{median(copies) / median(decodes):,.0f} times faster; wanted: at least 500")
 
 
-def anonymous_mb():
+def own_mb():
     """Megabytes of this process that no file backs (Linux)."""
-    words = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    return int(words.split()[1]) / 1024
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
 
 
 def memory(table, side_px, scratch, n):
     """Prints this process' own memory while a store of n patches is built and then read twice in random batches."""
     many, seen, done = table.iloc[np.arange(n) % len(table)].reset_index(drop=True), [], threading.Event()
-
-    def watch():
-        while not done.wait(0.25):
-            seen.append(anonymous_mb())
-
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=lambda: [seen.append(own_mb()) for _ in iter(lambda: done.wait(0.25), True)])
     watcher.start()
-    images = open_store(many, side_px=side_px, folder=scratch / "many", progress=True).images
+    images = open_store(many, side_px=side_px, folder=scratch / "many").images
     done.set()
     watcher.join()
     tenth = max(len(seen) // 10, 1)
-    print(f"building {n} patches: {median(seen[tenth:2 * tenth]):.0f} MB in the second tenth, {median(seen[-tenth:]):.0f} MB in the last, "
-          f"at most {max(seen):.0f} MB; the store is {images.numel() / 1e6:.0f} MB")
-    before, total = anonymous_mb(), 0
-    for rows in torch.randperm(2 * n).remainder(n).split(32):
-        total += int(images[rows].sum())
-    print(f"reading each patch twice in batches of 32: {before:.0f} MB before, {anonymous_mb():.0f} MB after (mean {total / 2 / images.numel():.1f})")
+    print(f"building {n} patches: {median(seen[tenth:2 * tenth]):.0f} MB in the second tenth of the time, "
+          f"{median(seen[-tenth:]):.0f} in the last, at most {max(seen):.0f}; the store has {images.numel() / 1e6:.0f} MB")
+    before = own_mb()
+    mean = np.mean([images[rows].float().mean().item() for rows in torch.randperm(2 * n).remainder(n).split(32)])
+    print(f"reading each patch twice in batches of 32: {before:.0f} MB before, {own_mb():.0f} MB after (mean of all {mean:.1f})")
 
 
 if __name__ == "__main__":
@@ -116,6 +105,6 @@ if __name__ == "__main__":
     options = options.parse_args()
     with tempfile.TemporaryDirectory() as place:
         cohort = pictures(Path(place))
-        build_rates(cohort, options.side_px, Path(place))
-        copy_against_decode(cohort, options.side_px, Path(place))
+        for measure in (build_rates, copy_against_decode):
+            measure(cohort, options.side_px, Path(place))
         memory(cohort, options.side_px, Path(place), options.patches)

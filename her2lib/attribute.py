@@ -48,7 +48,8 @@ def explained(logits, score):
 def grad_cam(net, x, score, *, at="features"):
     """(B,h,w) features weighted by their mean gradient, no ReLU (Selvaraju 2017)."""
     if at != "features":
-        raise ValueError(WHY_NOT_LAST_OUTPUT if at == "last_output" else f"Grad-CAM is taken at 'features', not at {at!r}.")
+        refused = at == "last_output" and net.layers
+        raise ValueError(WHY_NOT_LAST_OUTPUT if refused else f"Grad-CAM is taken at 'features', not at {at!r}.")
     features, gradient = features_gradient(net, x, score)
     return torch.einsum("bchw,bc->bhw", features, gradient.mean((2, 3)))
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from her2lib.stain import jitter
 
-CHUNK = 16  # batches copied to the device at once: of 32 patches at 224 px: 77 MB of pinned memory
+CHUNK_BYTES = 128 << 20  # pinned and copied to the device at once: 850 patches at 224 px, 42 at 1024 px
 
 
 def order(score, *, seed, epoch, balanced=False):
@@ -47,7 +47,8 @@ def batches(images, parts, device):
         for part in parts:
             yield images.index_select(0, part.to(images.device))
         return
-    chunks = [parts[i : i + CHUNK] for i in range(0, len(parts), CHUNK)]
+    many = max(1, CHUNK_BYTES // max(1, images[:1].nbytes * len(parts[0])))
+    chunks = [parts[i : i + many] for i in range(0, len(parts), many)]
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(_gather, images, chunks[0], device)
         for chunk, later in zip(chunks, [*chunks[1:], None], strict=True):

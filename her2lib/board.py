@@ -37,7 +37,7 @@ class Board:
 
     def settle(self, row):
         """None; one task less to wait for, or one more attempt."""
-        once = row["state"] != "to be tried again"
+        once = not row.get("again")
         self.settled += once
         self.bar.update(once)
         if row["state"] != "skipped" and (self.plain or (self.live and row["state"] != "done")):
@@ -63,7 +63,8 @@ def sentence(row):
     """str, what became of a task, with the cell and the error's last line where it failed."""
     took = f" in {duration(row['seconds'])}" if row["seconds"] and row["state"] != "skipped" else ""
     where = f" (cell {row['cell']} of failed.ipynb)" if row["cell"] else ""
-    return f"{row['task']}: {row['state']}{took}{where}" + (f": {row['error'].splitlines()[-1]}" if row["error"] else "")
+    again = ", is tried again" if row.get("again") else ""
+    return f"{row['task']}: {row['state']}{took}{again}{where}" + (f": {row['error'].splitlines()[-1]}" if row["error"] else "")
 
 
 def duration(seconds):

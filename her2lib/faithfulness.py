@@ -15,12 +15,12 @@ SHARES = tuple(share / 10 for share in range(1, 10))  # of the pixels imputed by
 CACHE_PATCHES = 4  # 224 px patches imputed together on a CPU: 12 ms each; 8 at once leave the cache and cost 15 ms
 
 
-def deletion(net, x, maps, score, *, steps=20, baseline="blur"):
+def deletion(net, x, *, maps, score, steps=20, baseline="blur"):
     """(B,steps+1) what is still shown as the map's highest cells are taken away: baseline "blur", or "tokens" dropped."""
     return _curve(net, x, maps, score, steps, baseline, inserted=False)
 
 
-def insertion(net, x, maps, score, *, steps=20, baseline="blur"):
+def insertion(net, x, *, maps, score, steps=20, baseline="blur"):
     """(B,steps+1) what the network shows as the map's highest cells are put onto the baseline (or are the only tokens)."""
     return _curve(net, x, maps, score, steps, baseline, inserted=True)
 
@@ -30,7 +30,7 @@ def area(curves):
     return torch.trapezoid(curves, dim=1) / (curves.shape[1] - 1)
 
 
-def road(net, x, maps, score, *, shares=SHARES, noise=0.01, seed=0):
+def road(net, x, *, maps, score, shares=SHARES, noise=0.01, seed=0):
     """DataFrame, a row per patch and share: what is shown with the most and with the least relevant pixels imputed."""
     ranks = _ranks(F.interpolate(maps[:, None], x.shape[-2:], mode="bilinear")[:, 0])
     grain = torch.stack([torch.randn(x.shape[1:], generator=generator) for generator in attribute.generators(x, seed)]).to(x)
@@ -69,7 +69,7 @@ def randomised(net, *, stages=8, seed=0):
         yield stage, owners[until - 1][0], net
 
 
-def sanity(net, x, score, *, method=attribute.grad_cam, stages=8, seed=0):
+def sanity(net, x, *, score, method=attribute.grad_cam, stages=8, seed=0):
     """DataFrame, a row per stage and patch: likeness to the intact network's map, which belief wants to fall (Adebayo 2018)."""
     intact = method(net, x, score)
     tables = [alike(intact, intact).assign(stage=0, module="intact")]
@@ -94,7 +94,7 @@ def agreement(maps):
     return pd.concat([alike(maps[a], maps[b]).assign(a=a, b=b) for a, b in combinations(maps, 2)], ignore_index=True)
 
 
-def stability(net, images, score, *, method=attribute.grad_cam, shift_px=8, seed=0):
+def stability(net, images, *, score, method=attribute.grad_cam, shift_px=8, seed=0):
     """DataFrame, a row per change (shift, stain) and patch: likeness of the map of the changed uint8 patch to the patch's own."""
     own = method(net, models.normalise(images, net), score)
     stained = stain.jitter(images, generator=torch.Generator().manual_seed(seed))
@@ -108,7 +108,7 @@ def stability(net, images, score, *, method=attribute.grad_cam, shift_px=8, seed
 
 
 def deciding_mass(maps, deciding):
-    """DataFrame, a row per map and patch, "oracle" added: mass on the cells that decide the score, their area, lift = mass/area."""
+    """DataFrame, a row per map and patch, "oracle" added: mass on the cells that decide the score, their area, lift over it."""
     covered = deciding.double().mean((1, 2)).cpu()
     rows = []
     for name, given in (maps | {"oracle": deciding.float()}).items():
@@ -232,7 +232,7 @@ def _solve(images, hidden, tolerance, rounds):
 
 
 def _levels(hidden):
-    """[(hidden, Jacobi step, centre weight)] from the pixels down to 8 px; a coarse cell counts where all its pixels are hidden."""
+    """[(hidden, Jacobi step, centre weight)] down to 8 cells a side; a coarse cell is hidden where all its pixels are."""
     masks = [hidden]
     while min(masks[-1].shape[-2:]) > 8:
         masks.append((F.avg_pool2d(masks[-1], 2, ceil_mode=True, count_include_pad=False) > 0.999).to(hidden))
@@ -268,7 +268,7 @@ def _restricted(values):
 
 
 def _around(values):
-    """Neighbours weighted 1/6 (sides) and 1/12 (corners) plus 1/3 of the pixel: 1-2-1 sums in place, 4 times as fast as conv2d."""
+    """Neighbours weighted 1/6 (sides) and 1/12 (corners) plus 1/3 of the pixel: sums in place, 4 times as fast as conv2d."""
     rows = values * 2
     rows[..., 1:] += values[..., :-1]
     rows[..., :-1] += values[..., 1:]

@@ -115,7 +115,8 @@ def tails(sizes):
     # Expanded percentiles (Hesterberg 2015) at Kish's effective number of units. 19 patients, correlation 0.3, right 60 (85) %:
     # plain percentiles cover 93.2 (90.2) %, these 95.4 (92.0); patients of uneven size: 90.5 (86.3) and 96.0 (92.5). Studentised
     # intervals cover about as much, but grow without bound when one patient dominates.
-    units = max(float(sizes.sum()) ** 2 / float((np.asarray(sizes, float) ** 2).sum()), 1 + 1e-9)
+    sizes = np.asarray(sizes, float)
+    units = max(sizes.sum() ** 2 / (sizes**2).sum(), 1 + 1e-9)
     reach = stats.t.ppf(0.5 + CONFIDENCE / 2, units - 1) * np.sqrt(units / (units - 1))
     return stats.norm.cdf([-reach, reach])
 

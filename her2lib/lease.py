@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import weakref
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from her2lib.study import made, write_json
 BEAT_SECONDS = 5
 STALE_SECONDS = 60  # another machine's lease that was not refreshed for so long may be taken over
 FENCE_SECONDS = 30  # an owner that cannot refresh stops its writers, well before another may start
+LIVE = weakref.WeakSet()  # the leases of this process
 
 
 class Lease:
@@ -34,7 +36,7 @@ class Lease:
         """None; refreshes the lease and keeps facts in it (the cell that is running) for whoever looks."""
         with self.lock:
             if _latest(self.folder) > self.number:
-                return self._lose()
+                return self.lose()
             self.record.update(facts)
             write_json(self.file, self.record)
             self.beaten = time.monotonic()
@@ -49,6 +51,7 @@ class Lease:
 
     def release(self):
         """None; stops the guarded groups and leaves the folder to the next writer."""
+        LIVE.discard(self)
         self.over.set()
         self._stop()
         with self.lock:
@@ -62,16 +65,17 @@ class Lease:
                 self.tell()
             except OSError:  # a file system that is away for a moment
                 if time.monotonic() - self.beaten > FENCE_SECONDS:
-                    self._lose()
+                    self.lose()
 
-    def _lose(self):
+    def lose(self):
+        """None; stops the guarded groups: another may write from now on."""
         self.lost = True
         self.over.set()
         self._stop()
 
     def _stop(self):
-        while self.guards:
-            guard = self.guards.pop()
+        guards, self.guards = self.guards, []
+        for guard in guards:
             guard.stdin.close()
             guard.wait()
 
@@ -91,8 +95,15 @@ def take(folder):
         lease.file.unlink()
         return None
     _file(folder, number).unlink(missing_ok=True)
+    LIVE.add(lease)
     threading.Thread(target=lease.beat, daemon=True).start()
     return lease
+
+
+def abandon():
+    """None; every lease of this process is lost and its writers are stopped."""
+    for lease in list(LIVE):
+        lease.lose()
 
 
 def holder(folder):

@@ -12,7 +12,7 @@ DAB = (0.37, 0.59, 0.71)
 INKS = ((0.9, 0.6, 0.1), (0.95, 0.25, 0.75), (0.75, 0.7, 0.65))  # blue, green, black pens
 PIGMENT = (0.28, 0.50, 0.82)  # haemosiderin: golden, yellower than DAB
 EOSIN = (0.09, 0.95, 0.28)
-GLASS = {"white": (245, 245, 247), "lavender": (236, 235, 243), "grey": (214, 213, 214), "yellow": (241, 236, 219)}
+GLASS = {"white": (245, 245, 247), "lavender": (236, 235, 243), "grey": (220, 219, 221), "yellow": (242, 238, 226)}
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ def draw(rng, *, laboratory=0):
     lab = np.random.default_rng([7, laboratory])
     glass = np.array(GLASS[lab.choice(list(GLASS), p=(0.25, 0.45, 0.2, 0.1))], float)
     return Optics(
-        haematoxylin=_jitter(_jitter(HAEMATOXYLIN, 0.03, lab), 0.02, rng),
-        dab=_jitter(_jitter(DAB, 0.018, lab), 0.01, rng),
+        haematoxylin=_jitter(_jitter(HAEMATOXYLIN, 0.022, lab), 0.015, rng),
+        dab=_jitter(_jitter(DAB, 0.014, lab), 0.008, rng),
         glass=tuple(np.clip(glass + rng.normal(0, 1.5) + rng.normal(0, 0.5, 3), 150, 254)),
         tilt=tuple(rng.normal(0, 0.012, 2)),
-        blur_um=lab.uniform(0.25, 0.5) * rng.uniform(0.9, 1.15),
-        sharpen=lab.uniform(0.4, 2.4),
+        blur_um=lab.uniform(0.2, 0.4) * rng.uniform(0.9, 1.15),
+        sharpen=lab.uniform(0.5, 2.2),
         sharpen_um=lab.uniform(0.5, 0.9),
-        noise=lab.uniform(0.8, 2.2),
+        noise=lab.uniform(0.5, 1.8),
         jpeg=int(lab.integers(78, 94)),
         ink=INKS[rng.integers(len(INKS))],
     )

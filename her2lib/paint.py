@@ -60,10 +60,13 @@ def _stroma(canvas):
     plan, h, e = canvas.plan, canvas.dye["haematoxylin"], canvas.dye["eosin"]
     fibre = _fibres(canvas)
     loose = np.clip(0.5 + 0.35 * canvas.noise(63, 130.0) + plan.loose, 0, 1)
-    matrix = fibre * (0.85 - 0.6 * loose) + (0.3 + 0.6 * loose) * canvas.noise(64, 6.0) + 0.45 * canvas.grain + 0.4 * canvas.fine
-    matrix += 0.5 * canvas.noise(65, 17.0) + 0.55 - 0.8 * loose + 0.8 * np.exp(-np.abs(canvas.vessel + 2) / 2)
-    matrix = np.exp(0.6 * np.tanh(matrix / 2) * 1.6) - 0.35
-    np.clip(matrix, 0.02, None, out=matrix)
+    strands = np.exp(-((fibre / 0.45) ** 2)) * np.maximum(0.9 + 0.5 * canvas.grain, 0.1)
+    dense = 0.75 + 0.3 * fibre + 0.22 * canvas.grain + 0.2 * canvas.fine
+    matrix = dense + (strands + 0.15 * canvas.fine - dense) * loose
+    lacuna = np.clip(canvas.noise(64, 9.0) + 0.5 * canvas.grain - 1.5 + 0.9 * loose, 0, 0.5) * 2
+    matrix *= (1 - 0.85 * lacuna) * (1 + 0.25 * canvas.noise(65, 22.0))
+    matrix += 0.9 * np.exp(-np.abs(canvas.vessel + 2) / 1.3)
+    np.clip(matrix, 0.02, 2.5, out=matrix)
     gap = (canvas.depth > -3.5) & (canvas.noise(66, 24.0) > 0.7 - plan.shrink)  # cells shrink away from the stroma
     matrix[gap | (canvas.vessel > 0)] *= 0.12
     matrix[canvas.fat] = 0
@@ -75,9 +78,10 @@ def _fibres(canvas):
     """(H,W) texture that runs along a slow wave and around epithelium, about unit spread."""
     v = canvas.ground.up(canvas.ground.fibre, canvas.shape)
     turn = 2 * np.pi * canvas.plan.grain
-    u = (canvas.y * np.cos(turn))[:, None] - (canvas.x * np.sin(turn))[None] + 8 * canvas.noise(62, 40.0)
+    u = (canvas.y * np.cos(turn))[:, None] - (canvas.x * np.sin(turn))[None]
+    v = v + 1.3 * canvas.ragged + 2.2 * canvas.noise(62, 16.0)
     tile = _tile()
-    rows, columns = (v * (1 / 0.4)).astype(np.int32) & 1023, (u * (1 / 4.0)).astype(np.int32) & 1023
+    rows, columns = (v * (1 / 0.4)).astype(np.int32) & 1023, (u * (1 / 1.8)).astype(np.int32) & 1023
     return tile.ravel()[rows * 1024 + columns]
 
 
@@ -87,7 +91,7 @@ _TILES = []
 def _tile():
     if not _TILES:
         raw = np.random.default_rng(0).standard_normal((1024, 1024))
-        raw = sum(ndimage.gaussian_filter(raw, (s, 1.5 * s), mode="wrap") * s**0.7 for s in (0.9, 2.2, 5.0))
+        raw = sum(ndimage.gaussian_filter(raw, (s, 1.5 * s), mode="wrap") * s**0.45 for s in (0.9, 1.8, 3.6))
         _TILES.append((raw / raw.std()).astype(np.float32))
     return _TILES[0]
 
@@ -111,12 +115,15 @@ def _loose_cells(canvas, cells):
     for n in near[::-1]:
         dx, dy = px - cx[n], py - cy[n]
         inside = 1 - np.sqrt((dx * ax[n] + dy * ay[n]) ** 2 + (dy * bx[n] - dx * by[n]) ** 2)
-        hit = np.flatnonzero(inside + ragged > 0)
+        inside += ragged
+        halo = pixels[(inside < 0) & (inside > -0.3)]  # cells shrink and leave a pale ring
+        h[halo] *= 0.45
+        hit = np.flatnonzero(inside > 0)
         n, at, inside = n[hit], pixels[hit], inside[hit]
         round_ = red[n]
         white = ~round_
         h[at[white]] = tone[n[white]] * (0.85 + 0.3 * canvas.fine.ravel()[at[white]] + 0.12 * (inside[white] < 0.3))
-        g[at[round_]] = 0.012 + 0.22 * np.exp(-(((inside[round_] - 0.16) / 0.13) ** 2))
+        g[at[round_]] = 0.015 + 0.3 * np.exp(-(((inside[round_] - 0.14) / 0.12) ** 2))
         e[at[round_]] = 0.5
         canvas.masks["nucleus"].ravel()[at[white]] = True
     _fat_walls(canvas, cells, near, pixels, px, py, cx, cy)
@@ -125,7 +132,7 @@ def _loose_cells(canvas, cells):
 def _outlines(plan, cells):
     """Half axes in micrometres, turn, haematoxylin and redness of every loose cell."""
     r, kind = cells.random, cells.kind
-    lymph = (kind == tissue.STROMA) & (r[:, 1] < 0.25 + 0.55 * cells.crowd)
+    lymph = (kind == tissue.STROMA) & (r[:, 1] < 0.12 + 0.55 * cells.crowd)
     red = kind == tissue.VESSEL
     plump = r[:, 2] ** 2
     long = np.select([red, lymph], [2.9 + 0.5 * r[:, 2], 2.3 + 1.1 * r[:, 2]], 3.2 + 5.0 * plump)
@@ -179,10 +186,10 @@ def _epithelium(canvas, cells, truth):
     depth, up = canvas.depth.ravel()[pixels], (canvas.height - canvas.depth).ravel()[pixels]
     edge, facing = np.minimum(edge, np.minimum(depth, up)), np.minimum(depth, up) < edge
     kind = cells.kind[own]
-    nucleus = _nucleus(canvas, cells, own, offset, edge, pixels)
+    nucleus = _nucleus(canvas, cells, own, offset, edge, pixels, spot[2])
     fine = canvas.fine.ravel()[pixels]
     body = canvas.plan.body * (0.75 + 0.5 * cells.random[:, 6])[own] * (1 + 0.3 * fine + 0.25 * canvas.grain.ravel()[pixels])
-    body = np.maximum(body * np.where(kind == tissue.NORMAL, np.clip(1.2 - depth / 12, 0.3, 1), 1), 0.004)  # mucin above
+    body = np.maximum(body * np.where(kind == tissue.NORMAL, np.clip(2.0 - depth / 11, 0.6, 1.8), 1), 0.004)  # mucin above
     canvas.dye["haematoxylin"].ravel()[pixels] = np.where(nucleus > 0, nucleus, body)
     canvas.dye["eosin"].ravel()[pixels] = np.where(nucleus > 0, 0.1, 0.2 + 0.05 * fine)
     granular = np.maximum(0.8 + 0.3 * fine + 0.4 * canvas.grain.ravel()[pixels], 0)
@@ -229,10 +236,12 @@ def _voronoi(canvas, cells, near, spot, slope, columnar):
     return near[0], np.where(edge[1] < edge[0], near[2], other), np.minimum(*edge), offsets[0]
 
 
-def _nucleus(canvas, cells, own, offset, edge, pixels):
+def _nucleus(canvas, cells, own, offset, edge, pixels, spot_z):
     """(n,) haematoxylin of nuclei, 0 outside: darker rim, pale chromatin, nucleoli."""
     plan, r = canvas.plan, cells.random
     normal = cells.kind == tissue.NORMAL
+    basal = normal[own]
+    offset[2] = np.where(basal, spot_z - 2.2, offset[2])  # nuclei of normal glands lie in a row near the basal side
     size = plan.nucleus_um * np.where(normal, 0.8, 0.8 + plan.pleomorphic * r[:, 1] ** 2)
     size[r[:, 5] < 0.05] = 0.01  # cut above or below the nucleus
     long = 1 + 0.4 * r[:, 2]
@@ -242,8 +251,8 @@ def _nucleus(canvas, cells, own, offset, edge, pixels):
     inside = 1 + bent - np.sqrt((offset[0] * a + offset[1] * b) ** 2 + (offset[1] * c - offset[0] * d) ** 2 + (offset[2] * z) ** 2)
     inside = np.minimum(inside, (edge - 0.35) * np.float32(1 / plan.nucleus_um))
     fine = canvas.fine.ravel()[pixels]
-    tone = plan.haematoxylin * (0.55 + 0.75 * r[:, 3] ** 1.5 + 0.9 * (r[:, 6] > 0.97))  # a few pyknotic
-    chromatin = 0.55 + plan.chromatin * fine + 0.45 * np.exp(-(((inside - 0.08) * 11) ** 2)) + 0.7 * ((fine > 1.75) & (inside > 0.3))
+    tone = plan.haematoxylin * (0.75 + 0.65 * r[:, 3] ** 1.5 + 0.9 * (r[:, 6] > 0.97))  # a few pyknotic
+    chromatin = 0.62 + plan.chromatin * fine + 0.45 * np.exp(-(((inside - 0.08) * 11) ** 2)) + 0.7 * ((fine > 1.75) & (inside > 0.3))
     return np.where(inside > 0, tone.astype(np.float32)[own] * np.maximum(chromatin, 0.2), 0).astype(np.float32)
 
 
@@ -297,7 +306,7 @@ def _edge(canvas, level, rng):
 def _necrosis(canvas, level, rng):
     dead = canvas.lumen & (canvas.depth > canvas.plan.necrosis_um - 25)
     crumbs = np.clip(0.5 + 0.5 * canvas.grain + 0.4 * canvas.fine, 0, 2) * dead
-    canvas.dye["haematoxylin"] += crumbs * np.float32(1.1 * canvas.plan.background) + 0.8 * canvas.plan.haematoxylin * (crumbs > 1.25)
+    canvas.dye["haematoxylin"] += crumbs * np.float32(1.3 * canvas.plan.background + 0.02) + 0.5 * canvas.plan.haematoxylin * (crumbs > 1.5)
     canvas.dye["dab"] += np.float32(0.10 * level) * crumbs
     canvas.dye["eosin"] += 0.3 * crumbs
     return dead
@@ -305,19 +314,19 @@ def _necrosis(canvas, level, rng):
 
 def _crushed(canvas, level, rng):
     """Nuclei drawn out into streaks."""
-    where = np.clip(3 * (canvas.noise(76, 90.0) - 1.2 + 0.4 * level), 0, 1) * (canvas.rim > 0)
-    length = max(3, round(18 / canvas.mpp))
-    for name, gain in (("haematoxylin", 1.7), ("dab", 1.0)):
+    where = np.clip(3 * (canvas.noise(76, 70.0) - 1.6 + 0.6 * level), 0, 1) * (canvas.rim > 0)
+    axis, length = int(rng.integers(2)), 5 / canvas.mpp
+    wisps = 1 + 0.5 * canvas.noise(77, 2.0)
+    for name, gain in (("haematoxylin", 1.8), ("dab", 1.0)):
         dye = canvas.dye[name]
-        streak = ndimage.uniform_filter1d(dye, length, axis=1) * (1 + 0.35 * canvas.noise(77, 3.0))
-        dye += where * (gain * np.maximum(streak, 0) - dye)
+        dye += where * (gain * wisps * ndimage.gaussian_filter1d(dye, length, axis=axis, truncate=2.5) - dye)
     canvas.masks["nucleus"] &= where < 0.5
     return where > 0.5
 
 
 def _haemosiderin(canvas, level, rng):
-    grains = canvas.stroma & (canvas.noise(78, 30.0) > 1.9 - 0.5 * level) & (canvas.grain + 0.5 * canvas.fine > 0.5)
-    canvas.dye["pigment"] += np.float32(0.75) * grains
+    grains = canvas.stroma & (canvas.noise(78, 22.0) > 2.3 - 0.5 * level) & (canvas.fine + 0.7 * canvas.grain > 0.6)
+    canvas.dye["pigment"] += np.maximum(0.3 + 0.3 * canvas.fine, 0.1) * grains
     return grains
 
 

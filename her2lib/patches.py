@@ -174,18 +174,17 @@ def _score_folders(root):
 
 
 def _walk(folder, found):
-    """list of relative paths of the images under folder; what is no image, and links to folders, go to found."""
-    files = []
-    def locked(error):
-        found.append(("locked", str(error.filename), (error.strerror,)))
-    for here, folders, names in os.walk(folder, onerror=locked):
+    """list of relative paths of the images under folder; what is no image, links to folders and locked ones go to found."""
+    files, locked = [], []
+    for here, folders, names in os.walk(folder, onerror=locked.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [("link", os.path.join(here, name), ()) for name in folders if os.path.islink(os.path.join(here, name))]
+        below = Path(here).relative_to(folder)
+        found += [("link", str(folder.name / below / name), ()) for name in folders if os.path.islink(os.path.join(here, name))]
         for name in sorted(name for name in names if not name.startswith(".")):
-            file = os.path.relpath(os.path.join(here, name), folder).replace(os.sep, "/")
             image = name.lower().endswith(SUFFIXES)
-            files += [file] if image else []
-            found += [] if image else [("stray", file, ("no image by its name: left aside",))]
+            files += [(below / name).as_posix()] if image else []
+            found += [] if image else [("stray", (folder.name / below / name).as_posix(), ("no image by its name: left aside",))]
+    found += [("locked", error.filename, (error.strerror,)) for error in locked]
     return files
 
 
@@ -257,8 +256,8 @@ def _judge_words(rows, found):
     written = {"score": rows.pop("word"), "set": rows.set, "mpp": rows.mpp, "name": rows.file}
     rows["score"], rows["mpp"] = once(written["score"], _score).astype(int), once(rows.mpp, _mpp).astype(float)
     rows["set"] = once(rows.set, lambda word: SETS.get(word.lower(), "?"))
-    signs = once(rows.file, lambda file: any(unicodedata.category(sign) in ("Cc", "Cs") for sign in file)).astype(bool)
-    wrong = {"score": rows.score == -2, "set": rows.set == "?", "mpp": rows.mpp == 0, "name": signs}
+    odd = once(rows.file, lambda file: not file.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in file))
+    wrong = {"score": rows.score == -2, "set": rows.set == "?", "mpp": rows.mpp == 0, "name": odd.astype(bool)}
     for code, mask in wrong.items():
         found += [(code, rows.file[i], (repr(written[code][i]),)) for i in rows.index[mask]]
     found += [("unscored", file, ()) for file in rows.file[rows.score == -1]]
@@ -320,7 +319,8 @@ def _judge_pairs(rows, found, facts):
 def _problems(found):
     """DataFrame (severity, file, problem, remedy), errors first; control signs in strangers' names are written out."""
     def shown(text):
-        return "".join(c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in text)
+        signs = text if not text.isprintable() else ()
+        return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c)[0] == "C" else c for c in signs) or text
     rows = [(PROBLEMS[code][0], shown(file), *(shown(text.format(*details)) for text in PROBLEMS[code][1:]))
             for code, file, details in found]
     return pd.DataFrame(sorted(rows), columns=["severity", "file", "problem", "remedy"])

@@ -18,9 +18,10 @@ from her2lib.scores import SCORES
 
 ANATOMICAL = ("clones", "in_situ", "necrosis")  # misleaders that change which cells there are; the others lie on top
 MISLEADERS = ("clones", "in_situ", *paint.MISLEADING)
+TRIES = 30  # windows looked at before a slide is said not to show a score
 RATES = dict(haemosiderin=0.12, crushed=0.12, folds=0.08, dust=0.3, bubbles=0.03, pen=0.03, out_of_focus=0.06, necrosis=0.12)
 FORCED = dict(blush=0.15, stromal_blush=0.12, edge=0.4, in_situ=0.6)  # what True stands for where levels are optical densities or shares
-COMPLETE, INTENSE, WEAK, FAINT, SHARE = 0.85, 0.70, 0.20, 0.04, 0.10  # of the outline; DAB density; > 10 % of tumour cells (ASCO/CAP 2018)
+COMPLETE, INTENSE, WEAK, FAINT, SHARE = 0.85, 0.55, 0.18, 0.04, 0.10  # of the outline; DAB density; > 10 % of tumour cells (ASCO/CAP 2018)
 VERSION = 1  # of the pictures: a folder made by another version is not mixed with this one
 MIX = (0.05, 0.237, 0.44, 0.273)  # shares of 0, 1+, 2+, 3+ in the BCI data set (243, 1153, 2142, 1335 of 4873)
 
@@ -85,7 +86,8 @@ def slide(seed, *, score=None, laboratory=0, patient=None):
     """Slide: stain, scanner, patient and the mix of cells that its patches share."""
     rng = _rng(seed, 11)
     score = int(rng.choice(4, p=np.array(MIX) / sum(MIX))) if score is None else int(score)
-    haematoxylin = float(np.clip(rng.lognormal(np.log(0.19), 0.45), 0.07, 0.6))
+    haematoxylin = float(np.clip(rng.lognormal(np.log(0.15), 0.55), 0.045, 0.5))
+    cell_um = rng.uniform(8, 12)
     first, second = rng.choice(tissue.ARCHITECTURES, 2, p=(0.4, 0.15, 0.35, 0.1))
     return Slide(
         seed=int(rng.integers(2**62)),
@@ -98,22 +100,22 @@ def slide(seed, *, score=None, laboratory=0, patient=None):
         purity=rng.uniform(0, 1.5),
         drawn_out=rng.uniform(1, 2.4),
         tumour=rng.uniform(0, 2.2),
-        density=rng.uniform(-0.5, 1.0),
+        density=rng.uniform(-0.5, 1.3),
         coarse=rng.uniform(0.8, 1.5),
-        cell_um=rng.uniform(9.5, 13),
-        nucleus_um=rng.uniform(3.5, 4.6),
+        cell_um=cell_um,
+        nucleus_um=cell_um * rng.uniform(0.33, 0.43),
         height_um=rng.uniform(18, 32),
         haematoxylin=haematoxylin,
         normal=max(0.0, rng.uniform(-0.5, 0.7)),
         in_situ=0.0,
-        vessels=rng.uniform(0.1, 0.6),
-        fat=rng.uniform(0.8, 3.0),
-        crowd=rng.uniform(-0.6, 0.15),
+        vessels=rng.uniform(0.1, 0.5),
+        fat=rng.uniform(1.4, 3.5),
+        crowd=rng.uniform(-0.7, 0.1),
         loose=rng.uniform(-0.6, 0.6),
         shrink=rng.uniform(-0.6, 0.4),
-        blood=rng.uniform(0, 1.2),
-        background=haematoxylin * rng.uniform(0.13, 0.5),
-        body=haematoxylin * rng.uniform(0.1, 0.4),
+        blood=rng.uniform(0.2, 1.2),
+        background=min(haematoxylin * rng.uniform(0.15, 0.5), 0.11),
+        body=haematoxylin * rng.uniform(0.06, 0.32),
         chromatin=rng.uniform(0.1, 0.3),
         pleomorphic=rng.uniform(0.2, 0.8),
         grain=rng.uniform(),
@@ -167,9 +169,12 @@ def grades_of_cells(cells):
 
 
 def place(seed, slide, *, side_um, score=None, **switches):
-    """(x, y) in micrometres, the corner of a window of the slide that shows the score, or any tissue when score is None."""
+    """(x, y) in micrometres, the corner of a window that shows tissue and, where the slide has it, tumour of that score."""
     plan, _, rng = _set_up(seed, score, slide, switches)
-    window, *_ = _find(plan, rng, side_um, score, None)
+    try:
+        window, *_ = _find(plan, rng, side_um, score, None)
+    except LookupError:  # a slide poor in tumour: any tissue then, and the cells there say the score
+        window, *_ = _find(plan, rng, side_um, None, None)
     return window.x_um, window.y_um
 
 
@@ -401,18 +406,28 @@ def _grades(score, rng):
 
 
 def _find(plan, rng, side_um, score, at_um):
-    for _ in range(100):
-        corner = rng.uniform(-20000, 20000, 2) if at_um is None else np.asarray(at_um, float)
+    """(window, ground, cells, table) at at_um, or where there is tissue and, if a score is wanted, enough tumour of that score."""
+    for _ in range(1 if score is None or at_um is not None else TRIES):
+        corner = _corner(plan, rng, side_um) if at_um is None else np.asarray(at_um, float)
         window = tissue.Window(float(corner[0]), float(corner[1]), float(side_um))
         ground = tissue.lay_out(plan, window)
-        if at_um is None and (ground.glass > 0).mean() > 0.3:
-            continue
         found = tissue.populate(plan, ground)
         table = _truth(plan, ground, found)
         shown, rows = _decide(table, window, 1.0)
         if at_um is not None or score is None or (shown == score and _enough(rows, side_um)):
             return window, ground, found, table
-    raise ValueError(f"No window of this slide shows the score {SCORES[score]}: give a slide of that score.")
+    raise LookupError(f"No window of {side_um:g} um of this slide shows the score {SCORES[score]}: give another slide or seed.")
+
+
+def _corner(plan, rng, side_um):
+    """(2,) a corner whose window lies on tissue: the first with less than 0.3 glass, or the best of many."""
+    corners = rng.uniform(-20000, 20000, (60, 2))
+    shares = []
+    for corner in corners:
+        shares.append(tissue.glass_share(plan, tissue.Window(*corner, side_um)))
+        if shares[-1] < 0.3:
+            break
+    return corners[int(np.argmin(shares))]
 
 
 def _enough(rows, side_um):
@@ -430,11 +445,11 @@ def _truth(plan, ground, found):
     second = tissue.noise(plan.seed, 82, ground.x, ground.y, 150.0)[row, column] > 0.4
     three, two, one = np.where(second, np.cumsum(plan.clone)[:, None], np.cumsum(plan.grades)[:, None])
     grade = np.select([rank < three, rank < two, rank < one], [3, 2, 1], 0) * np.isin(found.kind, (tissue.TUMOUR, tissue.IN_SITU))
-    low, high = np.array([0, 0.08, 0.24, 0.78])[grade], np.array([0, 0.22, 0.62, 1.25])[grade]
+    low, high = np.array([0, 0.08, 0.20, 0.60])[grade], np.array([0, 0.17, 0.48, 1.05])[grade]
     within = np.clip(0.5 + 0.3 * latent[row, column] + 0.4 * (r[:, 1] - 0.5), 0, 1)
     complete = np.where(grade >= 2, 0.88 + 0.12 * r[:, 4], 0.15 + 0.6 * r[:, 4]) * (grade > 0)
     intensity = low + (high - low) * within
-    cytoplasm = intensity * (0.08 + 0.34 * r[:, 3])
+    cytoplasm = intensity * (0.1 + 0.38 * r[:, 3])
     rows = dict(x=found.x, y=found.y, intensity=intensity, completeness=complete, cytoplasm=cytoplasm)
     return pd.DataFrame(rows | dict(invasive=found.kind == tissue.TUMOUR))
 

@@ -15,9 +15,8 @@ from statistics import median
 
 from her2lib import lease, workers
 from her2lib.board import Board, doing, duration, read_json, sentence
-from her2lib.cohort import prepared  # noqa: F401  what notebooks call
 from her2lib.scores import nearest
-from her2lib.study import NOTEBOOK_OF, ROOT, code_fingerprint, data_fingerprint, environment, fingerprint, imports, write_json
+from her2lib.study import NOTEBOOK_OF, ROOT, code_fingerprint, data_fingerprint, environment, fingerprint, write_json
 
 REPORT = "10_report"
 LOOK_SECONDS = 0.1  # between two looks at what has finished
@@ -64,7 +63,7 @@ def plan(study):
     found = [file.stem for file in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
     before = [name for name in found if name < "02"]
     after = [name for name in found if "06" <= name < "90" and name != REPORT] + _rooms(study, found)
-    data, code, tasks = [data_fingerprint(study), study.data], cache(_code), {}
+    data, code, tasks = [data_fingerprint(study), study.data], cache(code_fingerprint), {}
 
     def add(name, notebook, needs, reads, hangs_on, **given):
         parameters = {"study": _name(study), **given}
@@ -117,9 +116,12 @@ def execute(study, *, only=None, force=False, dry_run=False, retries=2, workers=
         return Summary([_row(task, "planned") for task in tasks])
     rows, board, failures = {}, Board(len(tasks), progress), study.folder_of("failures.json")
     with closing(board), _cluster(table, workers, per_gpu, scheduler) as (client, env):
-        for row in _drive(client, tasks, rows, retries=retries, force=force, env=env, show=board.show):
-            board.settle(row)
-            _keep(failures, rows, row)  # at once: the report's notebook reads it
+        try:
+            for row in _drive(client, tasks, rows, retries=retries, force=force, env=env, show=board.show):
+                board.settle(row)
+                _keep(failures, rows)  # at once: the report's notebook reads it
+        finally:
+            lease.abandon()  # Ctrl-C: what a thread of this process executes stops now
     return Summary([rows[task.name] for task in tasks])
 
 
@@ -204,7 +206,7 @@ def _drive(client, tasks, rows, *, retries, force, env, show):
                 waiting.append(task)
             elif row["state"] == "failed" and tries[task.name] <= retries:
                 waiting.append(task)
-                yield {**row, "state": "to be tried again"}
+                yield {**row, "again": True}
             else:
                 rows[task.name] = row
                 yield row
@@ -251,7 +253,7 @@ def _announce(table, *, whole):
                       + (f" ({cost}{more})." if todo else ".")])
 
 
-def _keep(file, rows, row):
+def _keep(file, rows):
     """None; in failures.json every failed or blocked task, those of other calls kept until they are executed again."""
     old = [other for other in read_json(file) or [] if other["task"] not in rows]
     bad = [other for other in rows.values() if other["state"] in BAD]
@@ -295,13 +297,6 @@ def _check_parameters(notebook, parameters):
     for word in parameters:
         if word not in known:
             raise RunError(f"{notebook}.ipynb has no parameter {word!r} in a cell tagged parameters.{nearest(word, known)}")
-
-
-def _code(notebook):
-    """str over a notebook's code and the modules it stands on; of this module it calls prepared alone."""
-    code = [_source(cell) for cell in _cells(notebook) if cell["cell_type"] == "code"]
-    modules = {"cohort" if name == "run" else name for name in imports("\n".join(code))}
-    return fingerprint(code, code_fingerprint(*sorted(modules)))
 
 
 def _cells(notebook):

@@ -7,6 +7,7 @@ import mmap
 import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ def open_store(table, *, side_px, folder, progress=True, workers=None, skip_bad=
     facts = json.loads(file.with_suffix(".json").read_text())
     if facts["lost"] and not skip_bad:
         raise _undecodable(facts["lost"])
+    if small := sum(px < side_px for px in facts["original_px"]):
+        warnings.warn(f"{small} patches have fewer than {side_px} px a side and are enlarged: no detail is gained.", stacklevel=2)
     table = table.iloc[facts["rows"]]
     mpp = table.mpp.to_numpy(float) * np.array(facts["original_px"]) / side_px
     words = {column: table[column].to_numpy(object) for column in ("slide", "patient", "name")}
@@ -117,8 +120,10 @@ def _decode(table, part, side_px, *, progress, workers, skip_bad):
         try:
             return stored(path, side_px)
         except Exception as error:  # a stranger's bytes raise anything in a decoder
-            if isinstance(error, MemoryError) or getattr(error, "errno", None):
+            if isinstance(error, MemoryError):
                 raise
+            if getattr(error, "errno", None):  # the disk's fault, not the image's
+                raise DataError(f"{path} cannot be read ({error.strerror}): mend that, then start again.") from error
             return None, f"it cannot be decoded ({str(error)[:80]})"
 
     kept = {"rows": [], "original_px": [], "lost": []}

@@ -87,7 +87,7 @@ def lay_out(plan, window):
     height = np.minimum(height, plan.necrosis_um + 12 * noise(plan.seed, 17, x, y, 45.0))
     columnar *= np.clip(1.6 * (slope**2).sum(0) - 0.3, 0, 1)  # where opposite sides meet no cell knows its foot
     glass = _glass(plan, x, y)
-    vessel = np.minimum(_circles(plan.seed, 31, x, y, 230.0, plan.vessels, (9, 34), 3.0), -depth - 8)
+    vessel = np.minimum(_circles(plan.seed, 31, x, y, 230.0, plan.vessels, (5, 24), 2.5), -depth - 8)
     gate = noise(plan.seed, 32, x, y, 260.0) - plan.fat
     fat = np.minimum(gate * 60, -depth - 10)
     crowd = np.clip(0.5 + 0.45 * noise(plan.seed, 33, x, y, 110.0) + plan.crowd, 0, 1)
@@ -95,6 +95,12 @@ def lay_out(plan, window):
     fibre = (x * np.cos(turn))[None] + (y * np.sin(turn))[:, None] - 0.8 * np.clip(np.maximum(depth, vessel), -50, 5)
     fibre = (fibre + 30 * noise(plan.seed, 34, x, y, 120.0) + 6 * noise(plan.seed, 35, x, y, 30.0)).astype(np.float32)
     return Ground(window, x, y, depth, slope, height, columnar, kind, fat, vessel, glass, crowd, fibre)
+
+
+def glass_share(plan, window):
+    """float, about how much of a window lies beyond the tissue, from a coarse look."""
+    steps = (np.arange(16) + 0.5) / 16 * window.side_um
+    return float((_glass(plan, window.x_um + steps, window.y_um + steps) > 0).mean())
 
 
 def populate(plan, ground):
@@ -105,8 +111,8 @@ def populate(plan, ground):
     at = lambda field: field[row, column]  # noqa: E731
     kind = _compartment(at, ground)
     space = np.array([9, plan.cell_um * 0.83, 6.6, 8.0, 9, 44, 6.2, 26])[kind]
-    space = np.where(kind == TUMOUR, space * (1 - 0.35 * at(ground.columnar)) * (0.95 + 0.4 * random[:, 1] ** 2), space)
-    space = np.where(kind == STROMA, 19 - 13.0 * at(ground.crowd) ** 0.7, space)
+    space = np.where(kind == TUMOUR, space * (1 - 0.35 * at(ground.columnar)) * (0.9 + 0.4 * random[:, 1] ** 2), space)
+    space = np.where(kind == STROMA, 16 - 10.0 * at(ground.crowd) ** 0.7, space)
     keep = (at(ground.glass) < -2) & (random[:, 7] < 2.2 * (_LATTICE_UM / space) ** 2)
     points, random, kind, space, row, column = (a[keep] for a in (points, random, kind, space, row, column))
     slope = ground.slope[:, row, column].T
@@ -156,7 +162,7 @@ def _epithelium(plan, x, y):
     kind = (field > 0) * TUMOUR
     normal = _circles(plan.seed, 14, x, y, 78.0, plan.normal, (19, 33), 4.0, gate=(15, 300.0))
     ducts = _circles(plan.seed, 16, x, y, 330.0, plan.in_situ, (60, 120), 9.0)
-    for circles, number, h, c in ((normal, NORMAL, 12.0, 0.9), (ducts, IN_SITU, 150.0, 0.25)):
+    for circles, number, h, c in ((normal, NORMAL, 16.0, 0.9), (ducts, IN_SITU, 150.0, 0.25)):
         kind[circles > -10] = 0
         kind[circles > 0] = number
         height = np.where(circles > -10, h, height)
@@ -231,6 +237,8 @@ def _glass(plan, x, y):
         field = np.hypot(dx[None], dy[:, None]) - plan.core_um
     else:
         field = 90 * (noise(plan.seed, 41, x, y, 380.0) - plan.edge)
+    if x[1] - x[0] > STEP_UM:  # a coarse look needs no ragged edge
+        return field
     return (field + 5 * noise(plan.seed, 42, x, y, 34.0) + 2 * noise(plan.seed, 43, x, y, 9.0)).astype(np.float32)
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager
 
@@ -73,11 +74,41 @@ def run_notebook(name, parameters, claim, *, cells, env):
     return failure
 
 
+def serve(connection_file):
+    """None; an IPython kernel that opens no TCP port: ipykernel's own opens one for what forked processes print."""
+    import zmq
+    from ipykernel import kernelapp
+    from zmq.eventloop.zmqstream import ZMQStream
+
+    place = f"ipc://{os.path.dirname(connection_file)}/forks"
+
+    class Output(kernelapp.IOPubThread):
+        def _setup_pipe_in(self):
+            self._pipe_uuid, pipe = os.urandom(16), self.socket.context.socket(zmq.PULL)
+            pipe.linger = 0
+            pipe.bind(place)
+            self._pipe_in = ZMQStream(pipe, self.io_loop)
+            self._pipe_in.on_recv(self._handle_pipe_msg)
+
+        def _setup_pipe_out(self):
+            context = zmq.Context()  # a new one after a fork
+            pipe = context.socket(zmq.PUSH)
+            pipe.linger = 3000
+            pipe.connect(place)
+            return context, pipe
+
+    kernelapp.IOPubThread = Output
+    kernelapp.launch_new_instance()
+
+
 def _kernel(claim, env):
     """Kernel manager class: what the kernel says outside cells goes to kernel.log, and it is gone when the lease ends."""
     from jupyter_client import AsyncKernelManager
 
     class Kernel(AsyncKernelManager):
+        def format_kernel_cmd(self, extra_arguments=None):
+            return [sys.executable, "-m", "her2lib.workers", "-f", self.connection_file, *(extra_arguments or [])]
+
         async def start_kernel(self, **given):
             with (claim.folder / "kernel.log").open("wb") as log:
                 await super().start_kernel(env={**os.environ, **env}, stdout=log, stderr=log, **given)
@@ -104,3 +135,7 @@ def _gpus():
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
     return [str(i) for i in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]
+
+
+if __name__ == "__main__":
+    serve(sys.argv[sys.argv.index("-f") + 1])

@@ -152,7 +152,7 @@ def test_the_interval_is_the_percentiles_of_the_draws_widened_for_few_and_uneven
     assert intervals.tails([30, 1, 1, 1])[0] < intervals.tails([8, 8, 8, 9])[0] < 0.025
     truth, predicted, _, units = made(200)
     found = bootstrap(agreement.accuracy, truth, predicted, units=units, resamples=500, seed=4)
-    right = pd.Series(truth == predicted).groupby(units)
+    right = pd.Series(truth == predicted).groupby(units.astype(str))
     drawn = RNG(4).multinomial(19, np.full(19, 1 / 19), size=500)
     shares = (drawn @ right.sum()) / (drawn @ right.size())
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(shares, intervals.tails(right.size()))), abs=1e-12)

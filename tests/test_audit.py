@@ -271,6 +271,7 @@ def test_each_wrong_number_of_a_report_is_named(reported):
         numbers.assign(**{column: numbers[column] + change * (numbers.id == row.id)}).to_csv(folder / "numbers.csv", index=False)
         wrong = audit.audit_report(folder).query("verdict == 'contradiction'")
         assert set(wrong.id) == {row.id}
+        assert "recomputed" in " ".join(wrong.sentence)
     moved = np.where(numbers.id == row.id, "../elsewhere.csv", numbers.source)
     numbers.assign(source=moved).to_csv(folder / "numbers.csv", index=False)
     findings = audit.audit_report(folder)

@@ -100,7 +100,7 @@ def test_attention_distance_of_identity_and_of_uniform_attention():
 
     assert distance(torch.eye(9), (3, 3)) == 0
     assert distance(torch.full((4, 4), 0.25), (2, 2)) == pytest.approx((0 + 1 + 1 + math.sqrt(2)) / 4)
-    assert distance(torch.full((3, 3), 1 / 3), (1, 3)) == pytest.approx((3 + 2 + 3) / 9)  # sums over the queries 0+1+2, 1+0+1, 2+1+0
+    assert distance(torch.full((3, 3), 1 / 3), (1, 3)) == pytest.approx((3 + 2 + 3) / 9)  # queries: 0+1+2, 1+0+1, 2+1+0
     with_prefix = torch.full((5, 5), 0.2)  # one pooled token: it has no place, its share is taken out
     assert distance(with_prefix, (2, 2), pitch_px=16) == pytest.approx(16 * (2 + math.sqrt(2)) / 4)
 

@@ -60,6 +60,12 @@ def test_a_truncated_file_is_found_without_decoding_for_training(tmp_path, name,
     assert answer(tmp_path / name).fault in ("damaged", "foreign")
 
 
+def test_a_jpeg_with_something_after_its_end_is_whole(tmp_path):
+    path = saved(tmp_path / "a.jpg")
+    path.write_bytes(path.read_bytes() + bytes(10_000))
+    assert answer(path).fault == ""
+
+
 def test_a_flipped_bit_in_a_png_is_found_by_its_checksum(tmp_path):
     data = bytearray(saved(tmp_path / "a.png").read_bytes())
     data[len(data) // 2] ^= 1

@@ -184,7 +184,7 @@ def offline(monkeypatch, tmp_path):
 
 def test_offline_imagenet_is_one_sentence_with_the_remedy(offline):
     for network in ("resnet18", "hybrid"):
-        with pytest.raises(OSError, match=r"not in the cache folder .*weights=\"FILE.safetensors\", or weights=\"none\"") as caught:
+        with pytest.raises(OSError, match=r"not in the cache folder .*FILE.safetensors\", or weights=\"none\"") as caught:
             models.create(network, side_px=64)
         assert "\n" not in str(caught.value)
     assert models.hub.HF_HUB_OFFLINE is False

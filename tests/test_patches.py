@@ -176,11 +176,11 @@ class TestManifestText:
             picture(tmp_path / f"{i}.png", i)
         rows = [f"{i}.png,{SCORES[i % 4]},s{i // 50}" for i in range(100_000)]
         (tmp_path / "manifest.csv").write_text("\n".join(["path,score,slide", *rows]))
-        began = time.perf_counter()
+        began = time.process_time()
         table, problems = read(tmp_path)
         assert len(table) == 20
         assert (problems.problem == PROBLEMS["missing"][1]).sum() == len(problems) == 99_980
-        assert time.perf_counter() - began < 40  # 4 s on a quiet core
+        assert time.process_time() - began < 20
 
 
 class TestProblems:
@@ -371,7 +371,7 @@ def plant(root):
     shutil.copy(train / names[16], bad(17, "the scores"))
     planted[f"IHC/train/{names[16]}"] = "the scores"
     (train / "notes.txt").write_text("left here")
-    planted["train/notes.txt"] = "no image by its name"
+    planted["IHC/train/notes.txt"] = "no image by its name"
     bad(18, "its HE partner: there is none")
     (he / names[18]).unlink()
     path = bad(19, "leaves the folder")

@@ -106,8 +106,9 @@ def test_sheets_are_blind_shuffled_and_repeat_patches(table, tmp_path):
         assert (own.reading == "2").sum() == 5
         for code, patch in own.patch.items():
             assert (folder / place / "images" / f"{code}.png").read_bytes() == patch.encode()
-        orders.append(own.patch.tolist())
-    assert orders[0] != orders[1] != PATCHES
+        orders.append(own[own.reading == "1"].patch.tolist())
+    assert PATCHES not in orders
+    assert orders[0] != orders[1]
     with pytest.raises(FileExistsError, match="holds sheets already"):
         readers.sheets(table, folder, readers=["D"])
     with pytest.raises(ValueError, match="Two readers have one name"):

@@ -139,9 +139,9 @@ def test_a_seed_is_a_split():
 
 @pytest.mark.parametrize("slide", ["", [f"s{i // 20}" for i in range(100_000)]])
 def test_a_hundred_thousand_patches(slide):
-    began = time.perf_counter()
+    began = time.process_time()
     done, _ = split(table(np.arange(100_000) // 20 % 4, slide=slide), seed=0)
-    assert time.perf_counter() - began < 15  # 1 s on a quiet core
+    assert time.process_time() - began < 10
     assert abs(done.set.value_counts(normalize=True)["test"] - 0.2) < 0.002
 
 

@@ -164,6 +164,19 @@ def test_no_patch_left_is_an_error_even_with_skip_bad(table, tmp_path):
         opened(table[:0], tmp_path)
 
 
+def test_enlarging_is_told(table, tmp_path):
+    with pytest.warns(UserWarning, match="6 patches have fewer than 128 px"):
+        opened(table, tmp_path, side_px=128)
+
+
+def test_a_file_that_cannot_be_read_during_the_build_is_not_blamed_on_the_store(table, tmp_path, monkeypatch):
+    def gone(path, side_px):
+        raise OSError(5, "Input/output error", path)
+    monkeypatch.setattr(store, "stored", gone)
+    with pytest.raises(DataError, match=r"0\.png cannot be read \(Input/output error\): mend that"):
+        opened(table, tmp_path)
+
+
 def test_a_file_that_went_away_is_one_sentence(table, tmp_path):
     Path(table.path[4]).unlink()
     with pytest.raises(DataError, match=r"4\.png has changed since the data were read \(missing\)"):

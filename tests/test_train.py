@@ -30,7 +30,7 @@ def toy(n=24, side_px=32, seed=0):
     return Patches(images=images, score=score, slide=slide, patient=np.full(n, "", object), name=name, mpp=np.full(n, 0.5))
 
 
-THIN = dict(resnet18=dict(channels=(16, 24, 32, 48)), vit_tiny=dict(embed_dim=96, depth=4))  # 0.1 and 0.5 million, else as in timm
+THIN = dict(resnet18=dict(channels=(16, 24, 32, 48)), vit_tiny=dict(embed_dim=96, depth=4))  # a tenth of the work
 
 
 def small(network="resnet18", seed=0, **options):
@@ -68,6 +68,13 @@ class TestRecipes:
     def test_a_misspelt_word_is_an_error(self, wrong, words):
         with pytest.raises(ValueError, match=words):
             wrong()
+
+    @pytest.mark.parametrize("network", models.BACKBONES)
+    def test_tuned_leaves_no_layer_without_a_rate(self, network):
+        settings = train.recipe("tuned", network=network)
+        optimizer, _ = recipes.optimizer(models.create(network, side_px=32, weights="none"), settings, 5)
+        scales = [group["lr_scale"] for group in optimizer.param_groups]
+        assert 0.005 < min(scales) < max(scales) == 1.0
 
     def test_layers_learn_slower_the_deeper_they_lie_and_the_rate_warms_up_and_falls(self):
         settings = recipes.complete(dict(lr=1.0, layer_decay=0.5, schedule="cosine", warmup=0.5, epochs=2))
@@ -150,7 +157,7 @@ class TestAugment:
         assert 0 < shares.max() < 1
 
     def test_streamed_chunks_come_apart_into_the_same_batches(self, monkeypatch):
-        monkeypatch.setattr(augment, "CHUNK", 2)
+        monkeypatch.setattr(augment, "CHUNK_BYTES", 6)  # two batches of three patches of one byte
         images, seen = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1), []
         gather = augment._gather
         monkeypatch.setattr(augment, "_gather", lambda *a: seen.append(gather(*a).flatten().tolist()) or gather(*a))
@@ -347,17 +354,17 @@ class TestVerdicts:
         assert np.array_equal(twin.score, train.shuffled(patches, seed=0).score)
 
 
-class TestSave:
-    @staticmethod
-    @pytest.fixture(scope="class")
-    def run(tmp_path_factory):
-        folder, val = tmp_path_factory.mktemp("run") / "a", toy(8, seed=1)
-        fit = train.fit(small(), toy(8), val, seed=0, epochs=1, folder=folder, dropout=0.1, **FAST)
-        rows = train.table(train.predict(fit.net, val.images), val, run="a", set="val")
-        axes = {"seed": np.int64(0), "twin": "none"}
-        train.save(folder, net=fit.net, fit=fit, predictions=rows, parameters=axes, fingerprints={"data": "x"})
-        return folder, fit, val
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder, val = tmp_path_factory.mktemp("run") / "a", toy(8, seed=1)
+    fit = train.fit(small(), toy(8), val, seed=0, epochs=1, folder=folder, dropout=0.1, **FAST)
+    rows = train.table(train.predict(fit.net, val.images), val, run="a", set="val")
+    axes = {"seed": np.int64(0), "twin": "none"}
+    train.save(folder, net=fit.net, fit=fit, predictions=rows, parameters=axes, fingerprints={"data": "x"})
+    return folder, fit, val
 
+
+class TestSave:
     def test_a_run_comes_back_and_predicts_the_same(self, run):
         folder, fit, val = run
         net, info = train.load(folder)
