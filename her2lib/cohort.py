@@ -20,23 +20,31 @@ def prepared(study, *, side_px, split="official", progress=True):
     """Data of a study at one side length in pixels; phantoms are written first when the study asks for them."""
     import pandas as pd
 
-    from her2lib import patches, phantom, store
+    from her2lib import store
 
-    asked, skip_bad = study.data, study.data["skip_bad"]
-    if asked["source"] == "phantom":
-        phantom.write(study.cohort_path, progress=progress, **study.phantom)
-    places = [place for place in (study.cohort_path, study.external_path) if place]
-    tables, problems = zip(*(patches.read(place, cache=study.store, progress=progress) for place in places), strict=True)
-    for place, found in zip(places, problems, strict=True):
-        if not skip_bad:
-            patches.stop_on_errors(found, path=place)
-    table, notes = _split(tables[0], split, seed=asked["split_seed"], val=asked["val"], test=asked["test"])
+    tables, problems = _read(study, progress)
+    shares = {"seed": study.data["split_seed"], "val": study.data["val"], "test": study.data["test"]}
+    table, notes = _split(tables[0], split, **shares)
     table = pd.concat([table, *(more.assign(set="external") for more in tables[1:])], ignore_index=True)
-    images = store.open_store(table, side_px=side_px, folder=study.store, progress=progress, skip_bad=skip_bad)
-    lost = store.lost(table, side_px=side_px, folder=study.store)
-    table = table[~table["name"].isin(lost["name"])].reset_index(drop=True)
-    problems = pd.concat([*problems, lost.rename(columns={"name": "file"}).assign(severity="error")], ignore_index=True)
-    return Data(table, images, notes, problems)
+    place = {"side_px": side_px, "folder": study.store}
+    images = store.open_store(table, progress=progress, skip_bad=study.data["skip_bad"], **place)
+    lost = store.lost(table, **place).rename(columns={"name": "file"}).assign(severity="error")
+    table = table[~table["name"].isin(lost["file"])].reset_index(drop=True)
+    return Data(table, images, notes, pd.concat([*problems, lost], ignore_index=True))
+
+
+def _read(study, progress):
+    """(tables, problems) of the cohort and, where there is one, of the external set."""
+    from her2lib import patches, phantom
+
+    if study.data["source"] == "phantom":
+        phantom.write(study.cohort_path, progress=progress, **study.phantom)
+    found = []
+    for place in filter(None, (study.cohort_path, study.external_path)):
+        found.append(patches.read(place, cache=study.store, progress=progress))
+        if not study.data["skip_bad"]:
+            patches.stop_on_errors(found[-1][1], path=place)
+    return zip(*found, strict=True)
 
 
 def _split(table, split, **shares):

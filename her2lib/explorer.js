@@ -421,7 +421,7 @@ class Explorer {
   }
 
   button(text, onclick, title = "") {
-    return make("button", { type: "button", title, onclick }, text);
+    return make("button", { type: "button", title, onclick, ...(text.length < 2 && { ariaLabel: title }) }, text);
   }
 
   help() {
@@ -956,12 +956,13 @@ class Controls {
       this.text("search", "File name"), this.select("truth", "True", options(scores)), this.select("predicted", "Predicted", options(scores)),
       this.select("verdict", "Verdict", options(["any", "right", "wrong"])), this.number("sure_from", "Sure from %"), this.number("sure_to", "to %"),
       this.check("disagree", "raters disagree"), this.check("doubt", "label in doubt"));
-    const panel = make("section", { className: "controls", ariaLabel: "Selected panel" }, this.heading = make("h3"),
+    const panel = make("section", { className: "controls", ariaLabel: "Selected panel" },
+      make("div", { className: "heading" }, this.heading = make("h3"), explorer.button("−", () => this.panels(-1), "Fewer panels"), explorer.button("+", () => this.panels(1), "More panels")),
       this.select("shows", "Shows", Object.entries(catalogue.shows)), this.select("network", "Network", catalogue.networks.map(({ run, name }) => [run, name])),
       this.select("method", "Method", []), this.select("score", "Explains", Object.entries(catalogue.targets)),
       this.range("layer", "Layer", 1, 12, 1, String), this.range("head", "Head", 0, 12, 1, (v) => (v ? String(v) : "mean")),
       this.range("opacity", "Opacity", 0, 1, 0.01, percent), this.range("threshold", "Threshold", 0, 1, 0.01, percent),
-      make("div", { className: "pair" }, this.check("smooth", "smooth"), this.check("stretch", "stretch"), explorer.button("− panel", () => this.panels(-1)), explorer.button("+ panel", () => this.panels(1))));
+      make("div", { className: "pair" }, this.check("smooth", "smooth"), this.check("stretch", "stretch")));
     filters.append(explorer.count);
     explorer.root.prepend(filters);
     explorer.side.prepend(panel);

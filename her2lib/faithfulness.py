@@ -49,8 +49,7 @@ def road(net, x, *, maps, score, shares=SHARES, noise=0.01, seed=0):
 def impute(images, hidden, *, tolerance=2e-3, rounds=30):
     """(B,C,H,W) float images, hidden pixels (B,H,W) bool solved to be their neighbours' weighted mean (Rong 2022)."""
     size = CACHE_PATCHES if images.device.type == "cpu" else len(images)
-    parts = zip(images.split(size), hidden.split(size), strict=True)
-    return torch.cat([_solve(*part, tolerance, rounds) for part in parts])
+    return torch.cat([_solve(*part, tolerance, rounds) for part in zip(images.split(size), hidden.split(size), strict=True)])
 
 
 def randomised(net, *, stages=8, seed=0):
@@ -58,15 +57,12 @@ def randomised(net, *, stages=8, seed=0):
     net = copy.deepcopy(net)
     owners = [(name, [*module.parameters(recurse=False)]) for name, module in net.named_modules()]
     owners = [owner for owner in owners if owner[1]][::-1]
-    generator, done = torch.Generator().manual_seed(seed), 0
-    for stage in range(1, stages + 1):
-        until = -(-len(owners) * stage // stages)
-        for _, tensors in owners[done:until]:
-            for tensor in tensors:  # shuffled, every tensor keeps its scale: only what was learnt is lost
-                order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
-                tensor.data = tensor.data.flatten()[order].view_as(tensor)
-        done = until
-        yield stage, owners[until - 1][0], net
+    generator = torch.Generator().manual_seed(seed)
+    for stage, places in enumerate(torch.arange(len(owners)).tensor_split(min(stages, len(owners))), 1):
+        for tensor in (tensor for place in places for tensor in owners[place][1]):
+            order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
+            tensor.data = tensor.data.flatten()[order].view_as(tensor)  # it keeps its scale: only what was learnt is lost
+        yield stage, owners[places[-1]][0], net
 
 
 def sanity(net, x, *, score, method=attribute.grad_cam, stages=8, seed=0):
@@ -81,7 +77,7 @@ def sanity(net, x, *, score, method=attribute.grad_cam, stages=8, seed=0):
 def alike(a, b, *, grid=7, top=0.2):
     """DataFrame, a row per patch: spearman of two maps on at most grid x grid cells, overlap (Jaccard) of their highest cells."""
     size = [min(grid, *sides) for sides in zip(a.shape[1:], b.shape[1:], strict=True)]
-    a, b = (torch.from_numpy(rankdata(_pooled(maps, size).flatten(1).cpu().numpy(), axis=1)) for maps in (a, b))
+    a, b = (torch.from_numpy(rankdata(_pooled(maps, size).flatten(1).numpy(), axis=1)) for maps in (a, b))
     centred = [ranks - ranks.mean(1, keepdim=True) for ranks in (a, b)]
     spearman = (centred[0] * centred[1]).sum(1) / (centred[0].norm(dim=1) * centred[1].norm(dim=1))  # NaN for a constant map
     high = [ranks > (1 - top) * ranks.shape[1] for ranks in (a, b)]
@@ -99,39 +95,39 @@ def stability(net, images, *, score, method=attribute.grad_cam, shift_px=8, seed
     own = method(net, models.normalise(images, net), score)
     stained = stain.jitter(images, generator=torch.Generator().manual_seed(seed))
     moved = method(net, models.normalise(images.roll((shift_px, shift_px), (2, 3)), net), score)
-    inner = slice(shift_px, -shift_px)  # what was rolled over the border is no tissue that belongs there
-    there = [F.interpolate(maps[:, None], images.shape[-2:], mode="bilinear")[:, 0] for maps in (own, moved)]
-    back = there[1].roll((-shift_px, -shift_px), (1, 2))
-    tables = [alike(there[0][:, inner, inner], back[:, inner, inner]).assign(change="shift")]
-    tables.append(alike(own, method(net, models.normalise(stained, net), score)).assign(change="stain"))
-    return pd.concat(tables, ignore_index=True)
+    there, back = (F.interpolate(maps[:, None], images.shape[-2:], mode="bilinear")[:, 0] for maps in (own, moved))
+    inner = (..., slice(shift_px, -shift_px), slice(shift_px, -shift_px))  # what was rolled over the border does not belong there
+    shifted = alike(there[inner], back.roll((-shift_px, -shift_px), (1, 2))[inner]).assign(change="shift")
+    stained = alike(own, method(net, models.normalise(stained, net), score)).assign(change="stain")
+    return pd.concat([shifted, stained], ignore_index=True)
 
 
 def deciding_mass(maps, deciding):
     """DataFrame, a row per map and patch, "oracle" added: mass on the cells that decide the score, their area, lift over it."""
-    covered = deciding.double().mean((1, 2)).cpu()
+    covered = deciding.cpu().double().mean((1, 2))
     rows = []
     for name, given in (maps | {"oracle": deciding.float()}).items():
-        mass = focus.share(given, deciding).cpu()
+        mass = focus.share(given, deciding)
         rows.append(pd.DataFrame({"patch": range(len(mass)), "map": name, "mass": mass, "area": covered, "lift": mass / covered}))
     return pd.concat(rows, ignore_index=True)
 
 
 def ablations(images, *, masks=None, mpp=None, seed=0):
     """{name: (B,3,H,W) uint8} the patches with one kind of evidence left or taken; masks from stain, or the truth on phantoms."""
-    masks, glass = masks or stain.masks(images, mpp=mpp), stain.white_point(images).round().to(torch.uint8)[:, :, None, None]
-    side_px = images.shape[-1] // 4
-    corners = torch.zeros_like(images[:1, :1], dtype=torch.bool)
-    for rows in (slice(side_px), slice(-side_px, None)):
-        corners[..., rows, :side_px] = corners[..., rows, -side_px:] = True
+    tumour = (masks or stain.masks(images, mpp=mpp))["tumour"][:, None]
+    rim_px = round(_px(images, mpp, 6.0))
+    grown = F.max_pool2d(tumour.float(), 2 * rim_px + 1, 1, rim_px) > 0  # a brown rim left standing would tell the score
+    glass = stain.white_point(images).round().to(torch.uint8)[:, :, None, None]
+    down, across = ((torch.arange(side) - (side - 1) / 2).abs() >= side / 4 for side in images.shape[-2:])
+    corners = (down[:, None] & across).to(images.device)  # the outer quarters of both sides
     return {
         "intact": images,
         "dab_only": stain.only(images, "dab"),
         "haematoxylin_only": stain.only(images, "haematoxylin"),
         "hue_removed": stain.only(images, "grey"),
         "membranes_blurred": _membranes_blurred(images, mpp),
-        "background_only": torch.where(masks["tumour"][:, None], glass, images),
-        "tumour_only": torch.where(masks["tumour"][:, None], images, glass),
+        "background_only": torch.where(grown, glass, images),
+        "tumour_only": torch.where(tumour, images, glass),
         "corners_only": torch.where(corners, images, glass),
         "tiles_shuffled": _tiles_shuffled(images, torch.Generator().manual_seed(seed)),
     }
@@ -171,7 +167,7 @@ def _token_step(net, x, maps, inserted):
     if not net.layers:
         raise ValueError(f"{net.network} has no tokens to drop: use baseline='blur'.")
     tokens = net._tokens(x)[1]
-    order = _pooled(maps, net.grid).flatten(1).argsort(dim=1, descending=True, stable=True) + net.prefix_tokens
+    order = _pooled(maps, net.grid).flatten(1).argsort(dim=1, descending=True, stable=True).to(x.device) + net.prefix_tokens
 
     def step(share):
         cut = round(share * order.shape[1])
@@ -183,7 +179,7 @@ def _token_step(net, x, maps, inserted):
 
 
 def _pooled(maps, size):
-    return F.adaptive_avg_pool2d(maps.double(), size)
+    return F.adaptive_avg_pool2d(maps.cpu().double(), size)  # on the CPU: Apple's GPUs know no double precision
 
 
 def _blur(images, sigma_px):
@@ -194,11 +190,16 @@ def _blur(images, sigma_px):
     return images
 
 
+def _px(images, mpp, length_um):
+    """float, px of a length; patches of unknown mpp are taken to show stain.FIELD_UM."""
+    return length_um / (mpp or stain.FIELD_UM / images.shape[-1])
+
+
 def _membranes_blurred(images, mpp):
     """DAB spread over 6 um, more than a membrane and less than a cell, at each patch's own mean DAB."""
     stains = stain.unmix(images, residual=True)
     brown = stains[:, 1:2].clamp(min=0)
-    flat = _blur(brown, 6.0 / (mpp or stain.FIELD_UM / images.shape[-1]))
+    flat = _blur(brown, _px(images, mpp, 6.0))
     stains[:, 1:2] = flat * brown.mean((2, 3), keepdim=True) / flat.mean((2, 3), keepdim=True).clamp(min=1e-9)
     density = torch.einsum("bshw,sc->bchw", stains, stain.HDAB.to(stains))
     return (255 * torch.pow(10.0, -density)).round().clamp(0, 255).to(torch.uint8)

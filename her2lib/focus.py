@@ -18,25 +18,26 @@ REGISTER_TIMES = 3.0  # tokens this many times the median norm are counted as re
 
 def share(maps, mask):
     """(B,) share of each map's positive mass on a mask (B,H,W) bool, cell by cell spread evenly; NaN without mass."""
-    mass = maps.clamp(min=0).double()
+    mass = maps.cpu().clamp(min=0).double()  # on the CPU: Apple's GPUs know no double precision
     return (mass * _covered(mask, maps)).sum((1, 2)) / mass.sum((1, 2))  # 0/0 is NaN: a map without mass has no focus
 
 
 def focus(maps, masks, *, mpp=None, grid=7):
-    """DataFrame, a row per patch: share_, area_ and hit_ per mask, edge_to_centre, entropy, gini, peaks, positive share."""
+    """DataFrame, a row per patch: share_, area_ and hit_ per mask, edge_to_centre, edge_share, entropy, gini, peaks, positive."""
     table = {"positive": maps.clamp(min=0).sum((1, 2)) / maps.abs().sum((1, 2))}
     for name, mask in masks.items():
-        table[f"share_{name}"], table[f"area_{name}"] = share(maps, mask), mask.double().mean((1, 2))
+        table[f"share_{name}"], table[f"area_{name}"] = share(maps, mask), mask.cpu().double().mean((1, 2))
         table[f"hit_{name}"] = pointing(maps, mask)
     table = pd.DataFrame({name: column.cpu().numpy() for name, column in table.items()})
     if "tumour" in masks:
         table["edge_to_centre"] = edge_to_centre(maps, masks["tumour"], mpp=mpp)
+        table["edge_share"] = 1 - 1 / (1 + table.edge_to_centre)  # 0.5 = even; the ratio can be infinite, so average this one
     return table.join(scatter(maps, grid=grid))
 
 
 def pointing(maps, mask):
     """(B,) pointing game: how much of the map's highest cell the mask (B,H,W) covers, 0..1; chance is the mask's area."""
-    return _covered(mask, maps).flatten(1).gather(1, maps.flatten(1).argmax(1, keepdim=True))[:, 0]
+    return _covered(mask, maps).flatten(1).gather(1, maps.cpu().flatten(1).argmax(1, keepdim=True))[:, 0]
 
 
 def edge_to_centre(maps, tumour, *, mpp=None):
@@ -55,7 +56,7 @@ def bands(maps, tumour, *, mpp=None, um=BANDS_UM, px=BANDS_PX):
         limits, unit = (px, "px") if np.isnan(length) else (um, "um")
         depth = distance_transform_edt(mask) * (1.0 if unit == "px" else length)  # the patch's border cuts the tumour, no edge
         inside = torch.from_numpy(np.stack([(depth > low) & (depth <= high) for low, high in pairwise(limits)]))
-        mass = share(maps[patch : patch + 1].expand(len(inside), -1, -1), inside).cpu().numpy()
+        mass = share(maps[patch : patch + 1].expand(len(inside), -1, -1), inside).numpy()
         area = inside.double().mean((1, 2)).numpy()
         rows += [(patch, i, limits[i], limits[i + 1], unit, mass[i], area[i]) for i in range(len(inside))]
     table = pd.DataFrame(rows, columns=["patch", "band", "low", "high", "unit", "mass", "area"])
@@ -67,15 +68,15 @@ def bands(maps, tumour, *, mpp=None, um=BANDS_UM, px=BANDS_PX):
 def scatter(maps, *, grid=7):
     """DataFrame, a row per patch, on at most grid x grid cells to compare networks: entropy, gini (0..1), peaks above half."""
     size = [min(grid, side) for side in maps.shape[1:]]
-    mass = F.adaptive_avg_pool2d(maps.clamp(min=0).double(), size)
+    mass = F.adaptive_avg_pool2d(maps.cpu().clamp(min=0).double(), size)
     part = mass.flatten(1) / mass.sum((1, 2))[:, None]
     n = part.shape[1]
     entropy = torch.special.entr(part).sum(1) / math.log(max(n, 2))
-    ranks = torch.arange(1, n + 1, device=maps.device, dtype=part.dtype)
+    ranks = torch.arange(1, n + 1, dtype=part.dtype)
     gini = (part.sort(1).values * (2 * ranks - n - 1)).sum(1) / n
     top = mass.amax((1, 2), keepdim=True)
     peaks = ((mass == F.max_pool2d(mass, 3, 1, 1)) & (mass > top / 2)).sum((1, 2)).double().where(top[:, 0, 0] > 0, math.nan)
-    return pd.DataFrame({"entropy": entropy.cpu(), "gini": gini.cpu(), "peaks": peaks.cpu()})
+    return pd.DataFrame({"entropy": entropy, "gini": gini, "peaks": peaks})
 
 
 def attention_distance(attention, grid, *, pitch_px=1.0):
@@ -110,7 +111,7 @@ def high_norm_tokens(net, x, *, times=REGISTER_TIMES):
 
 def _covered(mask, maps):
     """(B,h,w) share of each map cell's pixels that a mask (B,H,W) covers."""
-    return F.adaptive_avg_pool2d(mask.to(maps.device, torch.float64)[:, None], maps.shape[1:])[:, 0]
+    return F.adaptive_avg_pool2d(mask.cpu().double()[:, None], maps.shape[1:])[:, 0]
 
 
 def _lengths(mpp, patches):

@@ -1,4 +1,4 @@
-"""The way from stain on glass to a scanned picture: Beer-Lambert in optical density, uneven light, focus, scanner, noise, JPEG."""
+"""From stain on glass to a scanned picture: Beer-Lambert in optical density, uneven light, focus, scanner, noise, JPEG."""
 
 import io
 from dataclasses import dataclass, replace

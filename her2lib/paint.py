@@ -1,4 +1,4 @@
-"""Stain on anatomy: optical densities of every dye for one window of tissue, and the masks of what was painted."""
+"""Stain on anatomy: the optical density of every dye in one window of tissue, and masks of what was painted."""
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,7 @@ class Canvas:
         at = (np.arange(side_px, dtype=np.float64) + 0.5) * self.mpp
         self.x, self.y = ground.window.x_um + at, ground.window.y_um + at
         self.dye = {name: np.zeros(self.shape, np.float32) for name in DYES}
-        self.defocus, self.seen = None, {}
+        self.defocus = None
         self.owner = np.full(self.shape, -1, np.int32)  # the epithelial cell of a pixel
         self.fine, self.grain = self.noise(51, 1.2), self.noise(52, 2.6)
         self.ragged = self.noise(53, 7.0)
@@ -40,19 +40,13 @@ class Canvas:
         return tissue.noise(self.plan.seed, tag, self.x, self.y, wavelength_um)
 
 
-def paint(plan, ground, cells, truth, *, side_px, rng, levels):
-    """Canvas of one window; truth holds intensity, completeness and cytoplasm (n,) of every cell, levels of every misleader."""
+def paint(plan, ground, cells, truth, *, side_px):
+    """Canvas of one window; truth holds intensity, completeness and cytoplasm (n,) of every cell."""
     canvas = Canvas(plan, ground, side_px)
     _stroma(canvas)
     _loose_cells(canvas, cells)
     _epithelium(canvas, cells, truth)
     _lumen(canvas)
-    for name, mislead in MISLEADING.items():  # each has its own numbers, so that switching one leaves the others in place
-        own = np.random.default_rng([int(rng.integers(2**32)), 3])
-        touched = mislead(canvas, levels[name], own) if levels.get(name) else None
-        canvas.seen[name] = float(levels.get(name, 0)) * (touched is not None and bool(touched.any()))
-        if touched is not None and name not in ("blush", "stromal_blush"):
-            canvas.masks["artefact"] |= touched
     return canvas
 
 
@@ -161,7 +155,7 @@ def _fat_walls(canvas, cells, near, pixels, px, py, cx, cy):
 def _nearest(canvas, cells, group, pixels, count):
     """(count,n) indices of the cells nearest to each of n pixels, sought on the coarse grid."""
     ground, wide = canvas.ground, len(canvas.ground.x)
-    row, column = (np.rint((p - g[0]) / tissue.STEP_UM).astype(np.int32) for p, g in ((canvas.y, ground.y), (canvas.x, ground.x)))
+    row, column = ground.nearest(canvas.x, canvas.y)
     flat = (row[:, None] * wide + column[None]).ravel()[pixels]
     wanted = np.zeros(ground.depth.size, bool)
     wanted[flat] = True
@@ -203,7 +197,7 @@ def _epithelium(canvas, cells, truth):
 
 
 def _spot(canvas, pixels):
-    """Places [3 x (n,)], slopes [2 x (n,)] and columnarity (n,) of pixels, a little warped so that no membrane is a ruled line."""
+    """Places [3 x (n,)], slopes [2 x (n,)], columnarity (n,) of pixels, a little warped: no membrane is a ruled line."""
     ground = canvas.ground
     slope = [ground.up(s, canvas.shape, order=Image.BILINEAR).ravel()[pixels] for s in ground.slope]
     columnar = ground.up(ground.columnar, canvas.shape, order=Image.BILINEAR).ravel()[pixels]
@@ -245,14 +239,16 @@ def _nucleus(canvas, cells, own, offset, edge, pixels, spot_z):
     size = plan.nucleus_um * np.where(normal, 0.8, 0.8 + plan.pleomorphic * r[:, 1] ** 2)
     size[r[:, 5] < 0.05] = 0.01  # cut above or below the nucleus
     long = 1 + 0.4 * r[:, 2]
-    cos, sin = np.cos(2 * np.pi * r[:, 0]), np.sin(2 * np.pi * r[:, 0])
-    a, b, c, d, z = (t.astype(np.float32)[own] for t in (cos / size / long, sin / size / long, cos / size * long, sin / size * long, 0.95 / size))
-    bent = 0.07 * canvas.grain.ravel()[pixels]
-    inside = 1 + bent - np.sqrt((offset[0] * a + offset[1] * b) ** 2 + (offset[1] * c - offset[0] * d) ** 2 + (offset[2] * z) ** 2)
+    cos, sin = np.cos(2 * np.pi * r[:, 0]) / size, np.sin(2 * np.pi * r[:, 0]) / size
+    axes = (cos / long, sin / long, cos * long, sin * long, 0.95 / size)
+    a, b, c, d, z = (axis.astype(np.float32)[own] for axis in axes)
+    x, y, z = offset[0] * a + offset[1] * b, offset[1] * c - offset[0] * d, offset[2] * z
+    inside = 1 + 0.07 * canvas.grain.ravel()[pixels] - np.sqrt(x**2 + y**2 + z**2)
     inside = np.minimum(inside, (edge - 0.35) * np.float32(1 / plan.nucleus_um))
     fine = canvas.fine.ravel()[pixels]
     tone = plan.haematoxylin * (0.75 + 0.65 * r[:, 3] ** 1.5 + 0.9 * (r[:, 6] > 0.97))  # a few pyknotic
-    chromatin = 0.62 + plan.chromatin * fine + 0.45 * np.exp(-(((inside - 0.08) * 11) ** 2)) + 0.7 * ((fine > 1.75) & (inside > 0.3))
+    rim, nucleolus = np.exp(-(((inside - 0.08) * 11) ** 2)), (fine > 1.75) & (inside > 0.3)
+    chromatin = 0.62 + plan.chromatin * fine + 0.45 * rim + 0.7 * nucleolus
     return np.where(inside > 0, tone.astype(np.float32)[own] * np.maximum(chromatin, 0.2), 0).astype(np.float32)
 
 
@@ -283,123 +279,3 @@ def _lumen(canvas):
     foam = canvas.lumen & (canvas.noise(67, 80.0) > 0.6) & (canvas.grain + 0.7 * canvas.fine > 1.1)
     canvas.dye["haematoxylin"][foam] += 0.5 * canvas.plan.background
     canvas.dye["eosin"][foam] += 0.12
-
-
-def _blush(canvas, level, rng):
-    cloud = np.clip(0.65 + 0.45 * canvas.noise(71, 90.0) + 0.3 * canvas.grain, 0, 2)
-    canvas.dye["dab"] += np.float32(level) * cloud * canvas.epithelium
-    return canvas.epithelium
-
-
-def _stromal_blush(canvas, level, rng):
-    cloud = np.clip(0.5 + 0.5 * canvas.noise(73, 140.0), 0, 2) * np.clip(6 * canvas.dye["eosin"], 0, 1.5)
-    canvas.dye["dab"] += np.float32(level) * cloud * canvas.stroma
-    return canvas.stroma
-
-
-def _edge(canvas, level, rng):
-    near = np.exp(-np.maximum(canvas.rim, 0) / 22) * (canvas.epithelium | canvas.stroma)
-    canvas.dye["dab"] += np.float32(level) * near * np.clip(0.7 + 0.5 * canvas.noise(75, 40.0) + 0.25 * canvas.grain, 0, 2)
-    return near > 0.2
-
-
-def _necrosis(canvas, level, rng):
-    dead = canvas.lumen & (canvas.depth > canvas.plan.necrosis_um - 25)
-    crumbs = np.clip(0.5 + 0.5 * canvas.grain + 0.4 * canvas.fine, 0, 2) * dead
-    canvas.dye["haematoxylin"] += crumbs * np.float32(1.3 * canvas.plan.background + 0.02) + 0.5 * canvas.plan.haematoxylin * (crumbs > 1.5)
-    canvas.dye["dab"] += np.float32(0.10 * level) * crumbs
-    canvas.dye["eosin"] += 0.3 * crumbs
-    return dead
-
-
-def _crushed(canvas, level, rng):
-    """Nuclei drawn out into streaks."""
-    where = np.clip(3 * (canvas.noise(76, 70.0) - 1.6 + 0.6 * level), 0, 1) * (canvas.rim > 0)
-    axis, length = int(rng.integers(2)), 5 / canvas.mpp
-    wisps = 1 + 0.5 * canvas.noise(77, 2.0)
-    for name, gain in (("haematoxylin", 1.8), ("dab", 1.0)):
-        dye = canvas.dye[name]
-        dye += where * (gain * wisps * ndimage.gaussian_filter1d(dye, length, axis=axis, truncate=2.5) - dye)
-    canvas.masks["nucleus"] &= where < 0.5
-    return where > 0.5
-
-
-def _haemosiderin(canvas, level, rng):
-    grains = canvas.stroma & (canvas.noise(78, 22.0) > 2.3 - 0.5 * level) & (canvas.fine + 0.7 * canvas.grain > 0.6)
-    canvas.dye["pigment"] += np.maximum(0.3 + 0.3 * canvas.fine, 0.1) * grains
-    return grains
-
-
-def _folds(canvas, level, rng):
-    """Tissue lying double along a line: every dye twice."""
-    ridge = np.abs(canvas.noise(79, 300.0)) * 120
-    fold = np.exp(-((ridge / (4 + 5 * level)) ** 2)) * np.clip(3 * canvas.noise(80, 200.0), 0, 1) * (canvas.rim > 0)
-    for dye in canvas.dye.values():
-        dye *= 1 + 1.2 * fold
-    canvas.dye["grey"] += 0.05 * fold
-    return fold > 0.3
-
-
-def _dust(canvas, level, rng):
-    touched = np.zeros(canvas.shape, bool)
-    for _ in range(rng.integers(1, 2 + int(4 * level))):
-        radius = rng.choice([rng.uniform(0.8, 3), rng.uniform(8, 22)], p=(0.8, 0.2))
-        blob = _disc(canvas, rng, radius) + 0.5 * canvas.grain * (radius < 4)
-        soft = np.clip(blob, 0, 1.2 if radius < 4 else 12) / (1.2 if radius < 4 else 12)
-        canvas.dye["grey"] += np.float32(rng.uniform(0.7, 1.6) if radius < 4 else rng.uniform(0.1, 0.35)) * soft
-        touched |= soft > 0.3
-    return touched
-
-
-def _bubbles(canvas, level, rng):
-    touched = np.zeros(canvas.shape, bool)
-    for _ in range(rng.integers(1, 3)):
-        inside = _disc(canvas, rng, rng.uniform(30, 60 + 80 * level))
-        canvas.dye["grey"] += 0.45 * np.exp(-((inside / 2.2) ** 2)) + 0.1 * np.exp(-np.abs(inside) / 6) * (inside > 0)
-        canvas.dye["grey"] -= 0.06 * np.exp(-(((inside - 6) / 3) ** 2))
-        _soften(canvas, 0.85 * (inside > 0))
-        touched |= inside > -3
-    return touched
-
-
-def _pen(canvas, level, rng):
-    turn, across = rng.uniform(0, 2 * np.pi), canvas.ground.window.side_um * rng.uniform(-0.1, 0.5)
-    middle = canvas.ground.window.side_um / 2
-    x, y = canvas.x - canvas.ground.window.x_um - middle, canvas.y - canvas.ground.window.y_um - middle
-    inside = (x * np.cos(turn))[None] + (y * np.sin(turn))[:, None] - across + 6 * canvas.noise(82, 40.0)
-    stroke = np.clip(inside / 12, 0, 1) * np.clip((140 + 160 * level - inside) / 12, 0, 1)
-    canvas.dye["ink"] += (0.45 + 0.5 * level) * stroke.astype(np.float32) * (1 + 0.15 * canvas.noise(83, 15.0))
-    return stroke > 0.3
-
-
-def _out_of_focus(canvas, level, rng):
-    share = np.clip(0.5 + canvas.noise(84, 350.0) + (level - 0.5), 0, 1)
-    _soften(canvas, share)
-    return share > 0.5
-
-
-def _disc(canvas, rng, radius_um):
-    """(H,W) micrometres inside a circle at a random place of the window."""
-    at = rng.uniform(0, canvas.ground.window.side_um, 2)
-    x, y = canvas.x - canvas.ground.window.x_um - at[0], canvas.y - canvas.ground.window.y_um - at[1]
-    return (radius_um - np.hypot(x[None], y[:, None])).astype(np.float32)
-
-
-def _soften(canvas, share):
-    share = share.astype(np.float32)
-    canvas.defocus = share if canvas.defocus is None else np.maximum(canvas.defocus, share)
-
-
-MISLEADING = {
-    "blush": _blush,
-    "stromal_blush": _stromal_blush,
-    "edge": _edge,
-    "necrosis": _necrosis,
-    "haemosiderin": _haemosiderin,
-    "crushed": _crushed,
-    "folds": _folds,
-    "dust": _dust,
-    "bubbles": _bubbles,
-    "pen": _pen,
-    "out_of_focus": _out_of_focus,
-}

@@ -6,10 +6,8 @@ import re
 from datetime import date
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, select_autoescape
-from nbconvert.filters import markdown2html
 
 from her2lib.book import COLUMNS, Html, is_null, listing, names_of, record, records
 from her2lib.study import NOTEBOOK_OF, environment, fingerprint, made, write_json, write_table, write_text
@@ -171,6 +169,8 @@ def _notebook_of(study, task):
 
 
 def _chapter(study, task):
+    import nbformat  # 2 s to import: only where notebooks are read
+
     notebook = nbformat.read(study.folder_of(task) / "notebook.ipynb", as_version=4)
     parts = [_part(cell) for cell in notebook.cells if TAG in cell.metadata.get("tags", [])]
     body = "\n".join(part for part in parts if part)
@@ -182,6 +182,8 @@ def _chapter(study, task):
 
 
 def _part(cell):
+    from nbconvert.filters import markdown2html
+
     if cell.cell_type == "markdown":
         text = re.sub(r'<a class="anchor-link".*?</a>', "", markdown2html(cell.source))
         return re.sub(r'(<h\d) id="[^"]*"', r"\1", text)  # several notebooks have equal headings; ids must be unique

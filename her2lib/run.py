@@ -189,13 +189,15 @@ def _drive(client, tasks, rows, *, retries, force, env, show):
             if row:
                 rows[task.name] = row
                 yield row
+            elif client is None:
+                raise RunError("Another command is changing this study at the same time: the same command goes on.")
             elif free > 0 and later.get(task.name, 0) <= time.monotonic():
                 job = client.submit(perform, task, attempt=tries[task.name] + 1, force=force, env=env, pure=False)
                 running[job], free = task, free - 1
             else:
                 continue
             waiting.remove(task)
-        time.sleep(LOOK_SECONDS if running or later else 0)
+        time.sleep(LOOK_SECONDS)
         show(running.values())
         for job in [job for job in running if job.done()]:
             task = running.pop(job)

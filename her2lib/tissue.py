@@ -1,4 +1,4 @@
-"""The anatomy under a phantom: an endless plane of glands, nests, stroma, fat and vessels, cell by cell, the same from every window."""
+"""The anatomy under a phantom: an endless plane of glands, nests, stroma, fat and vessels, the same from every window."""
 
 from dataclasses import dataclass
 
@@ -48,6 +48,10 @@ class Ground:
         side = self.window.side_um / STEP_UM
         return _resize(field, (left, top, left + side, top + side), shape, order)
 
+    def nearest(self, x, y):
+        """(rows, columns) of the grid points nearest to positions."""
+        return tuple(np.rint((p - grid[0]) / STEP_UM).astype(np.int32) for p, grid in ((y, self.y), (x, self.x)))
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -78,8 +82,8 @@ def noise(seed, tag, x, y, wavelength_um):
 
 def lay_out(plan, window):
     """Ground of one window of a slide's plan (see phantom.slide)."""
-    first = np.floor((np.array([window.x_um, window.y_um]) - MARGIN_UM) / STEP_UM)
-    count = int(np.ceil((window.side_um + 2 * MARGIN_UM) / STEP_UM)) + 1
+    first = 2 * np.floor((np.array([window.x_um, window.y_um]) - MARGIN_UM) / STEP_UM / 2)  # even: _invasive halves the grid
+    count = 2 * int(np.ceil((window.side_um + 2 * MARGIN_UM) / STEP_UM / 2)) + 2
     x, y = ((f + np.arange(count)) * STEP_UM for f in first)
     kind, columnar, height = _epithelium(plan, x, y)
     depth, kind = _depth(kind)
@@ -106,8 +110,7 @@ def glass_share(plan, window):
 def populate(plan, ground):
     """Cells of a Ground: blue noise in a space stretched along columnar cells, so that they stand on their basal side."""
     points, random = _candidates(plan.seed, ground)
-    row = np.rint((points[:, 1] - ground.y[0]) / STEP_UM).astype(int)
-    column = np.rint((points[:, 0] - ground.x[0]) / STEP_UM).astype(int)
+    row, column = ground.nearest(*points.T)
     at = lambda field: field[row, column]  # noqa: E731
     kind = _compartment(at, ground)
     space = np.array([9, plan.cell_um * 0.83, 6.6, 8.0, 9, 44, 6.2, 26])[kind]
@@ -153,8 +156,9 @@ def _uniform(seed, tag, ix, iy):
 
 
 def _epithelium(plan, x, y):
-    first, second = (_invasive(plan, name, x, y) for name in (plan.architecture, plan.second))
-    share = np.clip(2.5 * noise(plan.seed, 11, x, y, 220.0) - plan.purity, 0, 1)
+    share = np.clip(2.5 * noise(plan.seed, 11, x, y, 220.0) - plan.purity, 0, 1) * (plan.architecture != plan.second)
+    first = _invasive(plan, plan.architecture, x, y)
+    second = _invasive(plan, plan.second, x, y) if share.any() else first
     field = first[0] * (1 - share) + second[0] * share
     field = np.minimum(field, 3 * (noise(plan.seed, 12, x, y, 420.0) + plan.tumour))
     columnar = first[1] * (1 - share) + second[1] * share
@@ -172,13 +176,16 @@ def _epithelium(plan, x, y):
 
 def _invasive(plan, name, x, y):
     """(h,w) field, above 0 where carcinoma lies, and how columnar its cells stand; patterns are drawn out along one direction."""
-    turn = 2 * np.pi * plan.grain
-    along = (y * np.cos(turn))[:, None] - (x * np.sin(turn))[None]
-    across = (x * np.cos(turn))[None] + (y * np.sin(turn))[:, None]
+    turn, half = 2 * np.pi * plan.grain, (len(x) // 2 + 1)
+    hx, hy = (a[0] + 2 * STEP_UM * np.arange(half) for a in (x, y))  # every second grid point is enough for these waves
+    along = (hy * np.cos(turn))[:, None] - (hx * np.sin(turn))[None]
+    across = (hx * np.cos(turn))[None] + (hy * np.sin(turn))[:, None]
+    box = (0.25, 0.25, 0.25 + len(x) / 2, 0.25 + len(y) / 2)
 
     def n(tag, wavelength):
         knots, stretch = wavelength * plan.coarse, plan.drawn_out**0.5
-        return _noise_at(plan.seed, tag, along / (knots * stretch), across / (knots / stretch))
+        field = _noise_at(plan.seed, tag, along / (knots * stretch), across / (knots / stretch))
+        return _resize(field, box, (len(y), len(x)), Image.BICUBIC)
 
     if name == "glands":
         return 0.75 + 0.5 * plan.density - np.abs(n(21, 55) + 0.45 * n(22, 23)), 0.95

@@ -110,12 +110,12 @@ def save(folder, *, net, fit, predictions, parameters, fingerprints=None, **more
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").unlink(missing_ok=True)  # while files change the run is not complete
     by_set = {name: _measured(rows) for name, rows in predictions.groupby("set", sort=False)}
-    judged = by_set.get("val") or next(iter(by_set.values()), {"verdict": ""})
+    sorry = [f"{found['verdict']} ({name})" for name, found in by_set.items() if found["verdict"] and name != "external"]
     info = dict(
         parameters=parameters, fingerprints=fingerprints or {}, network=net.config, recipe=fit.recipe, seed=fit.seed,
         versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         device=fit.device, precision=fit.precision, notes=list(fit.notes), seconds=fit.seconds, peak_bytes=fit.peak_bytes,
-        kept_epoch=fit.kept_epoch, verdict=_broken(fit.history) or judged["verdict"],
+        kept_epoch=fit.kept_epoch, verdict=_broken(fit.history) or "; ".join(sorry),
         fluctuation=fluctuation(fit.history), sets=by_set, **more, complete=True,
     )  # fmt: skip
     state = {name: value.contiguous() for name, value in net.state_dict().items()}

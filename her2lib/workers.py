@@ -65,7 +65,8 @@ def run_notebook(name, parameters, claim, *, cells, env):
         lines = f"{error.ename}: {error.evalue}".splitlines()
         failure = {"cell": number(error.cell_index), "error": "\n".join(lines[-ERROR_LINES:])}
     except RuntimeError as error:  # the kernel died (out of memory, killed) or did not start
-        failure = {"cell": claim.record.get("cell"), "error": f"{type(error).__name__}: {error}"}
+        said = (claim.folder / "kernel.log").read_text(errors="replace").strip().splitlines()[-ERROR_LINES:]
+        failure = {"cell": claim.record.get("cell"), "error": "\n".join([*said, f"{type(error).__name__}: {error}"])}
     claim.tell()
     if claim.lost:
         written.unlink(missing_ok=True)

@@ -197,7 +197,9 @@ def test_ablations_leave_what_their_name_says(stained):
     density = stain.optical_density(given["hue_removed"], white="glass")
     assert density.std((2, 3)).min() > 0.02
     assert density.std(1).median() < 0.01 < stain.optical_density(images, white="glass").std(1).median()
-    assert torch.equal(given["background_only"][~tumour], images[~tumour])
+    far = F.max_pool2d(tumour.float(), 13, 1, 6) == 0  # a rim of 6 um goes with the tumour
+    assert torch.equal(given["background_only"][far], images[far])
+    assert far.any()
     assert torch.equal(given["tumour_only"][tumour], images[tumour])
     assert given["background_only"][0][tumour[0]].unique().numel() <= 3  # one colour of glass
     assert torch.equal(given["corners_only"][:, :, :24, -24:], images[:, :, :24, -24:])

@@ -38,6 +38,7 @@ def test_an_even_map_has_the_focus_of_chance():
     assert table.share_glass == pytest.approx(0.75)
     assert table.entropy == pytest.approx(1)
     assert table.gini == pytest.approx(0)
+    assert math.isnan(table.edge_share)
     assert math.isnan(table.edge_to_centre)  # 16 px deep at 1 um per px: nothing lies deeper than 30 um
     assert focus.edge_to_centre(torch.ones(1, 64, 64), square(), mpp=2.5)[0] == pytest.approx(1)
 
@@ -49,6 +50,9 @@ def test_edge_to_centre_is_the_ratio_of_densities_whatever_the_areas(mpp, depth_
     maps[:, 16:80, 16:80] = 6.0
     maps[:, inner, inner] = 2.0
     assert focus.edge_to_centre(maps, tumour, mpp=mpp)[0] == pytest.approx(3)
+    assert focus.focus(maps, {"tumour": tumour}, mpp=mpp).edge_share[0] == pytest.approx(0.75)
+    maps[:, inner, inner] = 0
+    assert focus.focus(maps, {"tumour": tumour}, mpp=mpp).edge_share[0] == 1
 
 
 def test_bands_name_their_unit_and_take_no_cut_for_an_edge():

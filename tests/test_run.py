@@ -1,10 +1,7 @@
 """The runner: tiny notebooks in a temporary project, executed for real, killed for real."""
 
-import contextlib
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -14,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from her2lib import board, lease, run, study, workers
+from her2lib import lease, run, study, workers
 
 RUN = "resnet18-as_presented-imagenet-224px-n100-s"
 WRITE = """
@@ -297,17 +294,17 @@ def listening(processes):
     return {end.laddr.ip for process in processes for end in process.net_connections("tcp") if end.status == psutil.CONN_LISTEN}
 
 
-@pytest.mark.parametrize(("n", "kills"), [(4, 1), pytest.param(20, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("n", "kills"), [(3, 1), pytest.param(20, 2, marks=pytest.mark.slow)])
 def test_killed_workers_and_a_killed_main_process_cost_only_what_was_running(root, n, kills):
     tiny(root, seeds=range(n), training=(ONE_RUN.replace("STEPS", "12"),), around=())
     main = started(root)
     for kill in range(kills):
-        assert until(lambda: len(finished(root)) > 2 * kill, 60)  # noqa: B023
+        assert until(lambda: len(finished(root)) > 2 * kill, 120)  # noqa: B023
         assert until(lambda: any(map(lease.holder, (root / "reports" / "tiny" / "runs").iterdir())))
         assert listening(ours(root)) == {"127.0.0.1"}
         worker_processes(main)[0].kill()
     before = len(finished(root))
-    assert until(lambda: len(finished(root)) > before, 60)
+    assert until(lambda: len(finished(root)) > before, 120)
     main.kill()
     main.wait()
     assert until(lambda: not ours(root)), ours(root)
@@ -317,7 +314,8 @@ def test_killed_workers_and_a_killed_main_process_cost_only_what_was_running(roo
     time.sleep(0.3)
     assert beats == {file: file.read_text() for file in (root / "reports").glob("**/beat")}  # nobody goes on writing
     assert 0 < len(kept) < n
-    assert [main.wait() for main in [started(root, slots=1), started(root, slots=1)]] == [0, 0]  # as from two machines
+    mains = [started(root, slots=1) for _ in range(kills)]  # with two, as from two machines at once
+    assert {main.wait() for main in mains} == {0}
     assert len(finished(root)) == n
     assert kept == {file: file.stat().st_mtime_ns for file in kept}
     assert results(root) == {f"{RUN}{seed}": f"{RUN}{seed}"[-3:] for seed in range(n)}  # as of an undisturbed study
@@ -338,153 +336,12 @@ def test_two_workers_take_at_most_six_tenths_of_the_time_of_one(root):
     assert seconds[2] <= 0.6 * seconds[1], seconds
 
 
-class TestLease:
-    def test_one_holder_at_a_time_and_numbers_only_grow(self, tmp_path):
-        first = lease.take(tmp_path)
-        assert lease.take(tmp_path) is None
-        assert lease.holder(tmp_path)["host"] == socket.gethostname()
-        first.release()
-        assert lease.holder(tmp_path) is None
-        second = lease.take(tmp_path)
-        assert second.number == first.number + 1
-        assert [file.name for file in tmp_path.glob(".lease-*")] == [".lease-2.json"]
-        second.release()
-
-    def test_of_many_that_try_at_once_one_gets_it(self, tmp_path):
-        code = f"import time; from her2lib import lease; time.sleep(max(0, {time.time() + 1.5} - time.time())); " \
-               f"got = lease.take({str(tmp_path)!r}); print(got is not None, flush=True); time.sleep(2)"
-        tries = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(6)]
-        assert sorted(process.communicate()[0].strip() for process in tries) == ["False"] * 5 + ["True"]
-
-    def test_a_dead_owner_here_loses_at_once(self, tmp_path):
-        code = f"import os; from her2lib import lease; lease.take({str(tmp_path)!r}); os._exit(9)"
-        subprocess.run([sys.executable, "-c", code], check=False)
-        claim = lease.take(tmp_path)
-        assert claim.number == 2
-        claim.release()
-
-    def test_another_machine_is_believed_until_its_heartbeat_is_old(self, tmp_path):
-        file = tmp_path / ".lease-4.json"
-        file.write_text(json.dumps({"host": "far", "place": "far away", "processes": [[1, 0.0]]}))
-        assert lease.take(tmp_path) is None
-        old = time.time() - lease.STALE_SECONDS - 1
-        os.utime(file, (old, old))
-        claim = lease.take(tmp_path)
-        assert claim.number == 5
-        claim.release()
-
-    def test_a_half_written_lease_holds_until_it_is_old(self, tmp_path):
-        (tmp_path / ".lease-1.json").write_text('{"host": "fa')
-        assert lease.take(tmp_path) is None
-
-    def test_an_owner_that_was_taken_over_stops_its_writers(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
-        claim = lease.take(tmp_path)
-        writer = subprocess.Popen(["sleep", "1000"], start_new_session=True)
-        claim.guard(writer.pid)
-        (tmp_path / ".lease-2.json").write_text("{}")
-        assert writer.wait(timeout=10) == -signal.SIGKILL
-        assert claim.lost
-        claim.release()
-        assert (tmp_path / ".lease-2.json").read_text() == "{}"
-
-    def test_an_owner_that_cannot_refresh_stops_its_writers_before_it_is_stale(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
-        monkeypatch.setattr(lease, "FENCE_SECONDS", 0.2)
-        claim = lease.take(tmp_path)
-        writer = subprocess.Popen(["sleep", "1000"], start_new_session=True)
-        claim.guard(writer.pid)
-
-        def away(*_):
-            raise OSError("the file system is away")
-
-        monkeypatch.setattr(lease, "write_json", away)
-        assert writer.wait(timeout=10) == -signal.SIGKILL
-        assert claim.lost
-        assert lease.FENCE_SECONDS < lease.STALE_SECONDS
-
-    def test_abandoned_leases_stop_their_writers(self, tmp_path):
-        claim = lease.take(tmp_path)
-        writer = subprocess.Popen(["sleep", "1000"], start_new_session=True)
-        claim.guard(writer.pid)
-        lease.abandon()
-        assert writer.wait(timeout=10) == -signal.SIGKILL
-        assert claim.lost
-        claim.release()
-        assert lease.holder(tmp_path) is None
-
-    def test_writers_die_when_their_owner_is_killed(self, tmp_path):
-        code = f"""
-            import subprocess, time
-            from her2lib import lease
-            claim = lease.take({str(tmp_path)!r})
-            # a shell with a child of its own, as a kernel with a pool
-            writer = subprocess.Popen(["sh", "-c", "sleep 1000 & wait"], start_new_session=True)
-            claim.guard(writer.pid)
-            print(writer.pid, flush=True)
-            time.sleep(1000)
-        """
-        owner = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
-        group = int(owner.stdout.readline())
-        assert len(members(group)) == 2
-        assert lease.take(tmp_path) is None
-        owner.kill()
-        owner.wait()
-        assert until(lambda: not members(group))
-        assert lease.take(tmp_path) is not None
-
-
-class TestWorkers:
-    def test_each_worker_sees_one_gpu_and_its_share_of_cores(self, monkeypatch):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(24)), raising=False)
-        found = workers.slots(per_gpu=3)
-        assert [slot["CUDA_VISIBLE_DEVICES"] for slot in found] == ["2", "5"] * 3
-        assert {slot["OMP_NUM_THREADS"] for slot in found} == {"4"}
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-        assert workers.slots() == [{name: "24" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}]
-        assert len(workers.slots(4)) == 4
-
-    def test_gpus_are_counted_without_torch(self, monkeypatch, tmp_path):
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        tool = tmp_path / "nvidia-smi"
-        tool.write_text("#!/bin/sh\necho 'GPU 0: one'\necho '  MIG 1g: part'\necho 'GPU 1: two'\n")
-        tool.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-        assert [slot["CUDA_VISIBLE_DEVICES"] for slot in workers.slots()] == ["0", "1"]
-
-    def test_a_long_temporary_folder_does_not_break_the_sockets(self, monkeypatch, tmp_path):
-        deep = tmp_path / ("x" * 90)
-        deep.mkdir()
-        monkeypatch.setattr(workers.tempfile, "tempdir", str(deep))
-        with workers._sockets() as config:
-            assert len(config.KernelManager.connection_file) < 60
-            assert Path(config.KernelManager.connection_file).parent.stat().st_mode & 0o077 == 0
-
-
-class TestBoard:
-    def test_durations_and_sentences(self):
-        assert [board.duration(seconds) for seconds in (None, 12.3, 150, 7200)] == ["unknown", "12 s", "2 min", "2.0 h"]
-        row = {"task": "a", "state": "failed", "seconds": 3, "tries": 3, "cell": 7, "error": "one\ntwo"}
-        assert board.sentence(row) == "a: failed in 3 s (cell 7 of failed.ipynb): two"
-
-
 def living(pid):
     """bool; a zombie that nobody has collected yet is dead."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def members(group):
-    """list of the living processes of a process group."""
-    found = []
-    for pid in filter(living, psutil.pids()):
-        with contextlib.suppress(ProcessLookupError):
-            found += [pid] * (os.getpgid(pid) == group)
-    return found
 
 
 def until(condition, seconds=20):

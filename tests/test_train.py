@@ -69,7 +69,7 @@ class TestRecipes:
         with pytest.raises(ValueError, match=words):
             wrong()
 
-    @pytest.mark.parametrize("network", models.BACKBONES)
+    @pytest.mark.parametrize("network", ["resnet18", "densenet201", "hybrid", "vit_tiny"])  # vit_b16 has the depth of vit_tiny
     def test_tuned_leaves_no_layer_without_a_rate(self, network):
         settings = train.recipe("tuned", network=network)
         optimizer, _ = recipes.optimizer(models.create(network, side_px=32, weights="none"), settings, 5)
@@ -392,5 +392,5 @@ class TestSave:
         rows = train.table(np.tile([0, 0, 1, 0], (8, 1)).astype(np.float32), val, run="a", set="val")
         train.save(tmp_path, net=fit.net, fit=fit, predictions=rows, parameters={"x": float("nan")})
         info = json.loads((tmp_path / "run.json").read_text(), parse_constant=lambda word: pytest.fail(word))
-        assert info["verdict"] == "answers 2+ only"
+        assert info["verdict"] == "answers 2+ only (val)"
         assert info["parameters"] == {"x": None}

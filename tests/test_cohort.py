@@ -1,0 +1,62 @@
+"""What every notebook starts from: rows and patches that stand in the same order, whatever was damaged or external."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from her2lib import cohort, study
+
+
+def image(file, seed):
+    """Path of a 64 px PNG of noise."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file)
+    return file
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """Study of 40 patches on 10 slides and 4 external ones."""
+    monkeypatch.setattr(study, "CACHE", tmp_path / "cache")
+    rows = []
+    for i in range(40):
+        image(tmp_path / "own" / f"p{i}.png", i)
+        rows.append(f"p{i}.png,{i % 4},slide{i // 4},{'test' if i >= 32 else 'train'}")
+    (tmp_path / "own" / "manifest.csv").write_text("\n".join(["path,score,slide,set", *rows]))
+    for i in range(4):
+        image(tmp_path / "far" / f"{i}" / f"e{i}.png", 100 + i)
+    return lambda **more: study.checked({"data": {"source": str(tmp_path / "own" / "manifest.csv"),
+                                                  "external": str(tmp_path / "far"), **more}}, tmp_path / "mine.toml")
+
+
+def test_row_i_is_patch_i_and_external_patches_come_last(data):
+    found = cohort.prepared(data(), side_px=32, progress=False)
+    assert list(found.table["name"]) == list(found.patches.name)
+    assert list(found.table["set"][-4:]) == ["external"] * 4
+    assert found.patches.images.shape == (44, 3, 32, 32)
+    assert (found.table.groupby("slide")["set"].nunique()[lambda sets: sets.index != ""] == 1).all()
+
+
+def test_a_damaged_patch_stops_the_study_or_is_left_out_and_named(data, tmp_path):
+    file = tmp_path / "own" / "p5.png"
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"p5\.png"):
+        cohort.prepared(data(), side_px=32, progress=False)
+    found = cohort.prepared(data(skip_bad=True), side_px=32, progress=False)
+    assert len(found.table) == len(found.patches) == 43
+    assert list(found.table["name"]) == list(found.patches.name)
+    assert any("p5.png" in file for file in found.problems["file"])
+
+
+def test_official_keeps_the_given_test_set_grouped_cuts_no_slide_random_says_so(data):
+    splits = ("official", "grouped", "random")
+    table = {split: cohort.prepared(data(), side_px=32, split=split, progress=False) for split in splits}
+    given = set(table["official"].table.query("set == 'test'")["slide"])
+    assert given == {"slide8", "slide9"}
+    for split, found in table.items():
+        own = found.table[found.table["set"] != "external"]
+        whole = (own.groupby("slide")["set"].nunique() == 1).all()
+        assert whole == (split != "random")
+        assert (cohort.RANDOM in found.notes) == (split == "random")
+    assert set(table["grouped"].table.query("set == 'test'")["slide"]) != given
+    assert not any("No slide is known" in note for note in table["random"].notes)
