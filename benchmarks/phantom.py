@@ -51,13 +51,13 @@ def statistics(image):
     }
 
 
-def made(seed, *, side_px=1024, mpp=0.5, a_slide=4, score=None, **switches):
+def made(seed, *, side_px=1024, mpp=0.5, a_slide=4):
     """(image, slide number) of one phantom; four of a slide lie two by two, as the real patches do."""
     number, corner = divmod(seed, a_slide)
-    slide = phantom.slide([77, number], laboratory=number, score=score)
-    at = phantom.place([78, number], slide, side_um=2 * side_px * mpp)
+    slide = phantom.slide([77, number], laboratory=number)
+    at = phantom.place([78, number], slide, side_um=(1 + (a_slide > 1)) * side_px * mpp)
     at_um = (at[0] + corner % 2 * side_px * mpp, at[1] + corner // 2 * side_px * mpp)
-    return phantom.patch([78, seed], slide=slide, side_px=side_px, mpp=mpp, truth=False, at_um=at_um, **switches).image, number
+    return phantom.patch([78, seed], slide=slide, side_px=side_px, mpp=mpp, truth=False, at_um=at_um).image, number
 
 
 def coverage(real, count, *, side_px=1024, mpp=0.5, a_slide=4, workers=None):
@@ -98,12 +98,17 @@ def sheet(real, *, columns=4, side_px=400):
     for score in range(4):
         held = [i for i, s in zip(real["image"], real["score"], strict=True) if s == score]
         run = joblib.Parallel(joblib.cpu_count())
-        ours = [image for image, _ in run(joblib.delayed(made)(200 * score + 4 * k, score=score) for k in range(columns))]
+        ours = run(joblib.delayed(_one)(10 * score + k, score) for k in range(columns))
         theirs = [held[round(k)] for k in np.linspace(0, len(held) - 1, columns)]
         for k, image in enumerate(theirs + ours):
             small = Image.fromarray(image).resize((side_px, side_px), Image.LANCZOS)
             page.paste(small, (k * side_px + 20 * (k >= columns), score * side_px))
     return page
+
+
+def _one(number, score):
+    slide = phantom.slide([77, number], laboratory=number, score=score)
+    return phantom.patch([78, number], slide=slide, score=score, truth=False).image
 
 
 def main():

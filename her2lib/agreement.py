@@ -227,7 +227,7 @@ def _pairwise(ratings, units, weights, resamples, seed):
     sums = np.stack([unit_sums(pairs(ratings[:, i], ratings[:, j]), index) for i, j in couples], axis=1)  # (G,couples,16)
     sizes = sums.sum(2)
     with np.errstate(all="ignore"):
-        drawn = resampled(groups, resamples, seed) @ sums.reshape(groups, -1)
+        drawn = resampled(groups, resamples, seed) @ sums.reshape(groups, len(couples) * Q * Q)
         values, draws = cohen(sums.sum(0), weights), cohen(drawn.reshape(resamples, len(couples), -1), weights)
     why = [_ONE_SCORE if rated.any() else "no patch has both ratings" for rated in sizes.T]
     found = [summary(values[p], draws[:, p], sizes[:, p], word, why=why[p]) for p in range(len(couples))]

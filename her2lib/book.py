@@ -165,8 +165,11 @@ def names_of(study):
 def shown_runs(study):
     """dict name -> run: the first finished run of every name that is no twin; what figures show."""
     names = names_of(study)
-    done = [run["run"] for run in study.runs() if finished(study, run["run"]) and run["twin"] == "none"]
-    return {names[run]: run for run in reversed(done)}
+    first = {}
+    for run in study.runs():
+        if run["twin"] == "none" and finished(study, run["run"]):
+            first.setdefault(names[run["run"]], run["run"])
+    return first
 
 
 def contestants(study, predictions, rule):
@@ -232,8 +235,9 @@ class Rated:
 
 
 def rated(study, table, predictions):
-    """Rated, all patches that at least one person read, with the given consensus and every shown network as further columns."""
+    """Rated, the test and external patches that a person read, with the given consensus and every shown network as further columns."""
     people = [column for column in table if column.startswith("rater_")]
+    table = table[table["set"].isin(["test", "external"])]  # a network has learnt the others
     read = table[(table[people].fillna(-1) >= 0).any(axis=1)] if people else table.iloc[:0]
     columns = {"consensus": read["score"], **{column.removeprefix("rater_"): read[column].fillna(-1) for column in people}}
     networks = shown_runs(study)

@@ -124,7 +124,8 @@ def tails(sizes):
 @lru_cache(maxsize=3)
 def resampled(groups, resamples, seed):
     """(R,G) how often each of G units is drawn in each of R resamples; read-only, the same for all statistics of one table."""
-    drawn = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=resamples).astype(float)
+    shares = np.full(groups, 1 / groups) if groups else np.ones(1)
+    drawn = np.random.default_rng(seed).multinomial(groups, shares, size=resamples).astype(float)[:, :groups]
     drawn.setflags(write=False)
     return drawn
 

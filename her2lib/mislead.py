@@ -38,9 +38,10 @@ def _edge(canvas, level, rng):
 
 def _necrosis(canvas, level, rng):
     dead = canvas.lumen & (canvas.depth > canvas.plan.necrosis_um - 25)
-    crumbs = np.clip(0.5 + 0.5 * canvas.grain + 0.4 * canvas.fine, 0, 2) * dead
+    clumps = np.clip(0.8 + 0.6 * canvas.noise(74, 11.0) + 0.4 * canvas.ragged, 0.1, 2)
+    crumbs = np.clip(0.55 + 0.4 * canvas.grain + 0.4 * canvas.fine, 0, 2) * clumps * dead
     canvas.dye["haematoxylin"] += crumbs * np.float32(1.3 * canvas.plan.background + 0.02)
-    canvas.dye["haematoxylin"] += np.float32(0.5 * canvas.plan.haematoxylin) * (crumbs > 1.5)
+    canvas.dye["haematoxylin"] += np.float32(0.5 * canvas.plan.haematoxylin) * (crumbs > 1.8)
     canvas.dye["dab"] += np.float32(0.10 * level) * crumbs
     canvas.dye["eosin"] += 0.3 * crumbs
     return dead
@@ -49,13 +50,13 @@ def _necrosis(canvas, level, rng):
 def _crushed(canvas, level, rng):
     """Nuclei drawn out into streaks."""
     where = np.clip(3 * (canvas.noise(76, 70.0) - 1.6 + 0.6 * level), 0, 1) * (canvas.rim > 0)
-    touched, axis, length = where > 0.5, int(rng.integers(2)), 5 / canvas.mpp
+    touched, drawn = where > 0.5, rng.permutation((1.0, 5.0)) / canvas.mpp
     if not touched.any():
         return touched
     wisps = 1 + 0.5 * canvas.noise(77, 2.0)
     for name, gain in (("haematoxylin", 1.8), ("dab", 1.0)):
         dye = canvas.dye[name]
-        dye += where * (gain * wisps * ndimage.gaussian_filter1d(dye, length, axis=axis, truncate=2.5) - dye)
+        dye += where * (gain * wisps * ndimage.gaussian_filter(dye, drawn, truncate=2.5) - dye)
     canvas.masks["nucleus"] &= where < 0.5
     return touched
 
@@ -108,7 +109,7 @@ def _pen(canvas, level, rng):
     stroke = np.clip(inside / 12, 0, 1) * np.clip((140 + 160 * level - inside) / 12, 0, 1)
     if not (stroke > 0.3).any():
         return stroke > 0.3
-    canvas.dye["ink"] += (0.45 + 0.5 * level) * stroke.astype(np.float32) * (1 + 0.15 * canvas.noise(83, 15.0))
+    canvas.dye["ink"] += (0.3 + 0.4 * level) * stroke.astype(np.float32) * (1 + 0.15 * canvas.noise(83, 15.0))
     return stroke > 0.3
 
 

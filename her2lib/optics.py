@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import ndimage
 
 HAEMATOXYLIN = (0.66, 0.61, 0.44)  # mean direction of nuclei in eight cores of one scanner; Ruifrok's reads 0.65, 0.70, 0.29
-DAB = (0.37, 0.59, 0.71)
+DAB = (0.36, 0.59, 0.72)
 INKS = ((0.9, 0.6, 0.1), (0.95, 0.25, 0.75), (0.75, 0.7, 0.65))  # blue, green, black pens
 PIGMENT = (0.28, 0.50, 0.82)  # haemosiderin: golden, yellower than DAB
 EOSIN = (0.09, 0.95, 0.28)
@@ -39,7 +39,7 @@ def draw(rng, *, laboratory=0):
     return Optics(
         haematoxylin=_jitter(_jitter(HAEMATOXYLIN, 0.022, lab), 0.015, rng),
         dab=_jitter(_jitter(DAB, 0.014, lab), 0.008, rng),
-        glass=tuple(np.clip(glass + rng.normal(0, 1.5) + rng.normal(0, 0.5, 3), 150, 254)),
+        glass=tuple(np.clip(glass + rng.normal(0, 1.5) + rng.normal(0, 1.2, 3), 150, 254)),
         tilt=tuple(rng.normal(0, 0.012, 2)),
         blur_um=lab.uniform(0.2, 0.4) * rng.uniform(0.9, 1.15),
         sharpen=lab.uniform(0.5, 2.2),

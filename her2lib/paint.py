@@ -182,7 +182,8 @@ def _epithelium(canvas, cells, truth):
     kind = cells.kind[own]
     nucleus = _nucleus(canvas, cells, own, offset, edge, pixels, spot[2])
     fine = canvas.fine.ravel()[pixels]
-    body = canvas.plan.body * (0.75 + 0.5 * cells.random[:, 6])[own] * (1 + 0.3 * fine + 0.25 * canvas.grain.ravel()[pixels])
+    plain = np.where(kind == tissue.NORMAL, max(canvas.plan.body, 0.16 * canvas.plan.haematoxylin), canvas.plan.body)
+    body = plain * (0.75 + 0.5 * cells.random[:, 6])[own] * (1 + 0.3 * fine + 0.25 * canvas.grain.ravel()[pixels])
     body = np.maximum(body * np.where(kind == tissue.NORMAL, np.clip(2.0 - depth / 11, 0.6, 1.8), 1), 0.004)  # mucin above
     canvas.dye["haematoxylin"].ravel()[pixels] = np.where(nucleus > 0, nucleus, body)
     canvas.dye["eosin"].ravel()[pixels] = np.where(nucleus > 0, 0.1, 0.2 + 0.05 * fine)

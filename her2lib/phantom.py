@@ -19,7 +19,7 @@ from her2lib.scores import SCORES
 from her2lib.specimen import MISLEADERS, MIX, Slide, score_of_cells, slide
 
 __all__ = ["MISLEADERS", "Phantom", "Slide", "beside", "cells", "patch", "place", "score_of_cells", "slide", "write"]
-VERSION = 1  # of the pictures: a folder that another version began is not gone on with
+VERSION = 2  # of the pictures: a folder that another version began is not gone on with
 EXTERNAL = (0, 134, 38, 109)  # patches of 0, 1+, 2+, 3+ in the study's external set, from 19 patients
 _STUDY_PATIENTS = 19 / 281
 

@@ -207,6 +207,8 @@ def gallery(images, titles, *, right=None, heats=None, columns=4, width=3.1):
     figure, axes = plt.subplots(max(rows, 1) * tall, columns, figsize=(width * columns, (width + 0.55) * max(rows, 1) * tall), squeeze=False)
     for ax in axes.ravel():
         ax.axis("off")
+    if not len(images):
+        axes[0, 0].text(0, 0.5, "There is no such patch.", color=GREY)
     for number, (image, title) in enumerate(zip(images, titles, strict=True)):
         row, column = tall * (number // columns), number % columns
         colour = INK if right is None else ("#00695c" if right[number] else RED)

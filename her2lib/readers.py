@@ -67,6 +67,7 @@ def wide(ratings, *, reading=1, patches=None):
 
 def disagreements(ratings, patches):
     """DataFrame for galleries: patches on which ratings (N,R; -1 missing) split: lowest, highest, spread; widest first."""
+    ratings = np.asarray(ratings) if np.size(ratings) else np.full((len(patches), 1), -1)  # nobody read anything
     known = np.ma.masked_less(ratings, 0)
     table = pd.DataFrame({"patch": list(patches), "lowest": known.min(1).filled(-1), "highest": known.max(1).filled(-1)})
     table["spread"] = table.highest - table.lowest

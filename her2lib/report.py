@@ -41,9 +41,11 @@ def all_numbers(study):
 
 
 def question(study):
-    """Html: what was asked, on which patches."""
-    source = "synthetic patches (phantoms), whose truth is known" if study.data["source"] == "phantom" else Path(study.data["source"]).name
-    return Html(f"<p><strong>{html.escape(study.question)}</strong> Answered on: {html.escape(source)}.</p>")
+    """Html: what was asked, on how many patches of how many slides and patients."""
+    count = json.loads((study.folder_of("01_data_exploration") / "count.json").read_text(encoding="utf-8"))
+    source = "synthetic patches (phantoms), whose truth is known" if study.data["source"] == "phantom" else study.data["source"]
+    known = ", ".join(f"{number} {word}" for word, number in count.items() if number)
+    return Html(f"<p><strong>{html.escape(study.question)}</strong> Answered on {html.escape(source)}: {html.escape(known)}.</p>")
 
 
 def answer(book, numbers, study):

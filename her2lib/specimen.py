@@ -71,7 +71,7 @@ def slide(seed, *, score=None, laboratory=0, patient=None):
     """Slide drawn from a seed (an int or several): stain, scanner, patient, anatomy and mix of cells."""
     rng = rng_of(seed, 11)
     score = int(rng.choice(4, p=MIX)) if score is None else int(score)
-    haematoxylin = float(np.clip(rng.lognormal(np.log(0.15), 0.55), 0.045, 0.5))
+    haematoxylin = float(np.clip(rng.lognormal(np.log(0.13), 0.65), 0.03, 0.5))
     cell_um = rng.uniform(8, 12)
     first, second = rng.choice(tissue.ARCHITECTURES, 2, p=(0.4, 0.15, 0.35, 0.1))
     return Slide(
@@ -89,7 +89,7 @@ def slide(seed, *, score=None, laboratory=0, patient=None):
         core_at=tuple(rng.uniform(0, 1000, 2)),
         haematoxylin=haematoxylin,
         background=min(haematoxylin * rng.uniform(0.15, 0.5), 0.11),
-        body=haematoxylin * rng.uniform(0.06, 0.32),
+        body=haematoxylin * rng.uniform(0.02, 0.24),
         cell_um=cell_um,
         nucleus_um=cell_um * rng.uniform(0.33, 0.43),
         normal=max(0.0, rng.uniform(-0.5, 0.7)),
@@ -162,7 +162,7 @@ def rng_of(seed, *tags):
 
 
 _RANGES = dict(
-    purity=(0, 1.5), drawn_out=(1, 2.4), tumour=(0, 2.2), density=(-0.5, 1.3), coarse=(0.8, 1.5), height_um=(18, 32),
+    purity=(0, 1.5), drawn_out=(1, 2.4), tumour=(0, 2.6), density=(-0.5, 1.6), coarse=(0.8, 1.5), height_um=(18, 32),
     chromatin=(0.1, 0.3), pleomorphic=(0.2, 0.8), vessels=(0.1, 0.5), blood=(0.2, 1.2), fat=(1.4, 3.5), crowd=(-0.7, 0.1),
     loose=(-0.6, 0.6), shrink=(-0.6, 0.4), grain=(0, 1), edge=(1.5, 3.5),
 )  # fmt: skip
@@ -204,6 +204,6 @@ def _stain(plan, ground, cells):
     low, high = np.array([0, 0.08, 0.20, 0.60])[grade], np.array([0, 0.17, 0.48, 1.05])[grade]
     intensity = low + (high - low) * np.clip(0.5 + 0.3 * near + 0.4 * (r[:, 1] - 0.5), 0, 1)
     completeness = np.where(grade >= 2, 0.88 + 0.12 * r[:, 4], 0.15 + 0.6 * r[:, 4]) * (grade > 0)
-    cytoplasm, invasive = intensity * (0.1 + 0.38 * r[:, 3]), cells.kind == tissue.TUMOUR
+    cytoplasm, invasive = intensity * (0.12 + 0.4 * r[:, 3]), cells.kind == tissue.TUMOUR
     rows = dict(x=cells.x, y=cells.y, intensity=intensity, completeness=completeness, cytoplasm=cytoplasm)
     return pd.DataFrame(rows | dict(clone=clone.astype(int), invasive=invasive, tumour=tumour))

@@ -88,8 +88,9 @@ def lay_out(plan, window):
     kind, columnar, height = _epithelium(plan, x, y)
     depth, kind = _depth(kind)
     slope = np.stack(np.gradient(depth, STEP_UM)[::-1]).astype(np.float32)
-    height = np.minimum(height, plan.necrosis_um + 12 * noise(plan.seed, 17, x, y, 45.0))
-    columnar *= np.clip(1.6 * (slope**2).sum(0) - 0.3, 0, 1)  # where opposite sides meet no cell knows its foot
+    alive = plan.necrosis_um + 12 * noise(plan.seed, 17, x, y, 45.0) + 60 * np.clip(0.8 - noise(plan.seed, 18, x, y, 130.0), 0, 2)
+    height = np.minimum(height, alive)
+    columnar *= np.clip(2.2 * (slope**2).sum(0) - 0.9, 0, 1)  # where opposite sides meet no cell knows its foot
     glass = _glass(plan, x, y)
     vessel = np.minimum(_circles(plan.seed, 31, x, y, 230.0, plan.vessels, (5, 24), 2.5), -depth - 8)
     gate = noise(plan.seed, 32, x, y, 260.0) - plan.fat

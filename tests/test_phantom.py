@@ -352,7 +352,7 @@ def test_real_patches_lie_within_the_phantoms():
     bench = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bench)
     with bench.joblib.parallel_config(backend="threading"):
-        found = bench.coverage(bench.read_real(REAL, fine=4), 100, side_px=256, mpp=2.0, a_slide=1)
+        found = bench.coverage(bench.read_real(REAL, fine=4), 72, side_px=256, mpp=2.0, a_slide=1)
     print(found.round(3).to_string())
     assert (found.inside >= 0.9).sum() >= 10
 
