@@ -120,7 +120,7 @@ def matrix(values, ax, *, names, low=None, high=None, vmin=-0.2, vmax=1.0, cmap=
 def strips(values, groups, ax, *, names=SCORES, colours=COLOURS, ylabel=""):
     """ax with every value as a dot, one column per group, and the median as a bar; groups are integers."""
     rng = np.random.default_rng(0)
-    for group, name in enumerate(names):
+    for group in range(len(names)):
         column = np.asarray(values, float)[np.asarray(groups) == group]
         ax.scatter(group + rng.uniform(-0.25, 0.25, len(column)), column, s=12, color=colours[group % len(colours)], alpha=0.7, lw=0)
         if len(column):
@@ -187,7 +187,8 @@ def steps(image, features, weights, heat, axes):
     tiles = np.pad(tiles, ((0, 9 - len(tiles)), (0, 1), (0, 1)), constant_values=np.nan)
     axes[1].imshow(np.block([[tiles[3 * row + column] for column in range(3)] for row in range(3)]), cmap="gray")
     axes[1].set_title("2  nine feature maps", fontsize=9.5)
-    axes[2].barh(range(len(order)), np.asarray(weights)[order], color=[COLOURS[0] if w < 0 else COLOURS[3] for w in np.asarray(weights)[order]])
+    strongest = np.asarray(weights)[order]
+    axes[2].barh(range(len(order)), strongest, color=[COLOURS[0] if weight < 0 else COLOURS[3] for weight in strongest])
     axes[2].invert_yaxis()
     axes[2].set_title("3  their mean gradients", fontsize=9.5)
     limit = np.abs(heat).max() + 1e-12
@@ -204,7 +205,8 @@ def gallery(images, titles, *, right=None, heats=None, columns=4, width=3.1):
     """figure of patches with their captions, green-blue when right and red when wrong, a map under each when given."""
     rows = -(-len(images) // columns)
     tall = 2 if heats is not None else 1
-    figure, axes = plt.subplots(max(rows, 1) * tall, columns, figsize=(width * columns, (width + 0.55) * max(rows, 1) * tall), squeeze=False)
+    size = (width * columns, (width + 0.55) * max(rows, 1) * tall)
+    figure, axes = plt.subplots(max(rows, 1) * tall, columns, figsize=size, squeeze=False)
     for ax in axes.ravel():
         ax.axis("off")
     if not len(images):

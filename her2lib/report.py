@@ -77,8 +77,10 @@ def collapsed_runs(study, records):
     names = names_of(study)
     bad = [(name, run["verdict"]) for name, run in records.items() if run.get("verdict")]
     if not bad:
-        return Html(f"<p>None of the {len(records)} finished runs collapsed (one score for every patch, or no better than the commonest).</p>")
-    items = "".join(f"<li><span class=collapsed>{html.escape(names[run])}</span> ({html.escape(run)}) COLLAPSED: {html.escape(why)}</li>" for run, why in bad)
+        none = f"None of the {len(records)} finished runs collapsed (one score for every patch, or no better than the commonest)."
+        return Html(f"<p>{none}</p>")
+    items = "".join(f"<li><span class=collapsed>{html.escape(names[run])}</span> ({html.escape(run)}) COLLAPSED: {html.escape(why)}</li>"
+                    for run, why in bad)
     return Html(f"<p>Of {len(records)} finished runs, {len(bad)} collapsed; their numbers mean nothing:</p><ul>{items}</ul>")
 
 
@@ -88,7 +90,8 @@ def comparison(book, table):
     for row in table[table["metric"] != "McNemar"].to_dict("records"):
         name = f"{row['a']} minus {row['b']}"
         ids = book.add(pd.DataFrame([row]), set="test", run=name, source="runs/06_compare_models/contestants.csv")
-        rows[f"{name}: {row['metric'].removesuffix(' difference')}"] = [ids[row["metric"]], f"{row['p']:.2g}", f"{row['p_holm']:.2g}", row["test"]]
+        what = f"{name}: {row['metric'].removesuffix(' difference')}"
+        rows[what] = [ids[row["metric"]], f"{row['p']:.2g}", f"{row['p_holm']:.2g}", row["test"]]
     exact = table[table["metric"] == "McNemar"]
     told = "; ".join(f"{row.a} p = {row.p_holm:.2g}" for row in exact.itertuples())
     return book.table(["difference", "p", "p after Holm", "test"], rows=rows, head="on the test set",
@@ -132,7 +135,8 @@ def failures(study):
     failed = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     if not failed:
         return Html("<p>No notebook of this study failed.</p>")
-    items = "".join(f"<li><span class=collapsed>{html.escape(str(row['task']))}</span>: {html.escape(str(row['error'])[-300:])}</li>" for row in failed)
+    items = "".join(f"<li><span class=collapsed>{html.escape(str(row['task']))}</span>: {html.escape(str(row['error'])[-300:])}</li>"
+                    for row in failed)
     return Html(f"<p>These notebooks failed, and their results are missing from this report:</p><ul>{items}</ul>")
 
 
@@ -152,8 +156,9 @@ def limits(study, records):
 def provenance(study, records):
     """Html table: which networks, from which weights, on which device, under which recipe, for how long."""
     rows = [{"run": name, "device": f"{run['device']}, {run['precision']}", "epochs": run["recipe"]["epochs"],
-             "minutes": round(run["seconds"] / 60, 1), "data, code": " ".join(run["fingerprints"].values())} for name, run in records.items()]
-    return listing(pd.DataFrame(rows), caption="One row for every finished run. The receipt beside this report holds the versions of all packages.")
+             "minutes": round(run["seconds"] / 60, 1), "data, code": " ".join(run["fingerprints"].values())}
+            for name, run in records.items()]
+    return listing(pd.DataFrame(rows), caption="One row for every finished run. receipt.json holds the versions of all packages.")
 
 
 def _reading_order(study):

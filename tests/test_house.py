@@ -14,11 +14,13 @@ import pytest
 from her2lib import study
 
 ROOT = Path(__file__).parents[1]
-ORDER = """scores study stain optics paint tissue phantom patches store slides intervals calibration agreement models augment train
-attribute focus faithfulness inference review plots book explorer readers lease run audit report cli""".split()
+ORDER = (
+    "scores study stain optics tissue mislead specimen paint phantom images splits patches store cohort slides intervals calibration agreement "
+    "models augment recipes train attribute focus faithfulness inference review plots book explorer readers lease board workers run audit report cli"
+).split()
 MODULES = sorted(file for file in (ROOT / "her2lib").glob("*.py") if file.name != "__init__.py")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-KNOW_THE_STUDY = {"book", "run", "lease", "report", "cli", "explorer"}
+KNOW_THE_STUDY = {"cohort", "book", "run", "board", "lease", "workers", "report", "cli", "explorer"}
 NO_TORCH = ("run", "cli", "study", "scores", "lease")
 
 
@@ -74,7 +76,7 @@ def test_functions_and_files_stay_small(file):
 
 
 def test_the_library_stays_within_its_walls():
-    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in MODULES) <= 4500
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in MODULES) <= 7500  # moved from 4,500: LOG.md, 2026-11-22
 
 
 @pytest.mark.parametrize("file", MODULES, ids=lambda file: file.stem)

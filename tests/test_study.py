@@ -32,7 +32,7 @@ def test_runs_are_the_product_of_the_axes_and_each_is_named_once(tmp_path):
     ("[data\n", "not valid TOML"),
 ])
 def test_a_misspelt_key_gives_the_nearest_right_word(tmp_path, text, says):
-    with pytest.raises(study.StudyError, match=".") as error:
+    with pytest.raises(study.StudyError) as error:
         study.load(write(tmp_path, text))
     assert says in str(error.value)
     assert "x.toml" in str(error.value)
