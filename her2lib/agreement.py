@@ -112,8 +112,8 @@ kappa = Counted(pairs, cohen, why=_ONE_SCORE, size=lambda cells: cells.sum(1))  
 accuracy = _of_table(lambda t: np.einsum("...ii", t) / t.sum((-1, -2)))
 fleiss = Counted(_chance_rows, _fleiss, why=_FEW, size=lambda rows: rows[:, 1])
 gwet_ac1 = Counted(_chance_rows, _gwet, why=_FEW, size=lambda rows: rows[:, 1])
-gwet_ac2 = Counted(lambda ratings, *, weights, scores=Q: _chance_rows(ratings, scores, weights), _gwet, why=_FEW,
-                   size=lambda rows: rows[:, 1])
+gwet_ac2 = Counted(lambda ratings, scores=Q, weights="quadratic": _chance_rows(ratings, scores, weights),
+                   lambda sums, scores=Q, weights="quadratic": _gwet(sums, scores, weights), why=_FEW, size=lambda rows: rows[:, 1])
 krippendorff = Counted(_coincidences, _alpha, why=_FEW, size=lambda rows: rows.any(1))
 
 _STEPS = np.abs(np.subtract.outer(np.arange(Q), np.arange(Q)))

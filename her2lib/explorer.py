@@ -37,7 +37,8 @@ HERE = Path(__file__).parent
 LIMIT_BYTES = 7_500_000  # of answers inside explorer.html; further patches go into sidecars
 THUMB_PX, VIEW_PX, PAGE_VIEW_PX, PAGE_MAP_PX = 96, 1024, 512, 56
 BATCH = 16
-SHOWS = {"original": "IHC, as it is", "he": "HE partner", "dab": "DAB (brown)", "haematoxylin": "Haematoxylin (blue)", "map": "Map of a network"}
+SHOWS = {"original": "IHC, as it is", "he": "HE partner",
+         "dab": "DAB (brown)", "haematoxylin": "Haematoxylin (blue)", "map": "Map of a network"}
 TARGETS = {"predicted": "the predicted score", **{score: f"score {score}" for score in SCORES}, "expected": "the expected score",
            **{cut: f"cut {cut}" for cut in CUTS}}
 UNSIGNED = {"attention", "rollout", "relevance", "centre", "dab", "edges"}  # nothing in their definition goes below 0
@@ -49,6 +50,13 @@ STATE = {
     "panels": [], "selected": 0, "extra": [], "search": "", "truth": "any",
     "predicted": "any", "verdict": "any", "sure_from": 0, "sure_to": 100, "disagree": False, "doubt": False,
 }
+LABELS = {
+    "search": "File name", "truth": "True", "predicted": "Predicted", "verdict": "Verdict", "sure_from": "Sure from %", "sure_to": "… to %",
+    "disagree": "raters disagree", "doubt": "label in doubt", "selected": "Panel", "shows": "Shows", "network": "Network", "method": "Method",
+    "score": "Explains", "smooth": "smooth", "stretch": "stretch", "layer": "Layer", "head": "Head, 0: mean", "opacity": "Opacity",
+    "threshold": "Threshold",
+}
+SLID = ("layer", "head", "opacity", "threshold")  # moved without the kernel
 Canvas = type("Canvas", (anywidget.AnyWidget,), {
     "__doc__": "The drawing in the notebook; what it shows are its traits.", "_esm": HERE / "explorer.js", "_css": HERE / "explorer.css",
     **{name: Any(value).tag(sync=True) for name, value in {**STATE, "catalogue": {}}.items()},
@@ -84,12 +92,16 @@ class Source:
         """dict that tells the drawing what there is: patches, networks, methods, colours."""
         inverse = torch.linalg.inv(stain.HDAB)
         return {
-            "study": self.study.name, "shows": SHOWS, "targets": TARGETS, "scores": SCORES, "colours": COLOURS, "cuts": CUTS, "state": STATE, "patches": self._rows(),
-            "stains": {name: {"vector": stain.HDAB[k].tolist(), "inverse": inverse[:, k].tolist()} for k, name in enumerate(stain.STAINS[:2])},
-            "methods": {name: {"label": _label(name), "caption": method.caption, "null": method.null, "signed": name not in UNSIGNED, "scored": len(_explained(name)) > 1}
+            "study": self.study.name, "shows": SHOWS, "targets": TARGETS, "scores": SCORES, "colours": COLOURS, "cuts": CUTS,
+            "state": STATE, "patches": self._rows(),
+            "stains": {name: {"vector": stain.HDAB[k].tolist(), "inverse": inverse[:, k].tolist()}
+                       for k, name in enumerate(stain.STAINS[:2])},
+            "methods": {name: {"label": _label(name), "caption": method.caption, "null": method.null, "signed": name not in UNSIGNED,
+                               "scored": len(_explained(name)) > 1}
                         for name, method in METHODS.items()},
             "networks": [{**{key: info["parameters"].get(key) for key in ("recipe", "seed", "weights")}, "run": run, "name": name,
-                          "side_px": net.side_px, "layers": net.layers, "heads": net.heads, "grid": net.grid, "methods": list(methods_for(net))}
+                          "side_px": net.side_px, "layers": net.layers, "heads": net.heads, "grid": net.grid,
+                          "methods": list(methods_for(net))}
                          for run, (name, net, info) in self.networks.items()], **more,
         }
 
@@ -104,8 +116,8 @@ class Source:
 
     def _rows(self):
         scored = tables(self.study, "predictions")
-        by_run = {run: scored[scored["run"] == run].drop_duplicates("patch").set_index("patch")[PROBABILITIES].round(4) for run in self.networks}
-        given = {run: dict(zip(rows.index, rows.to_numpy().tolist(), strict=True)) for run, rows in by_run.items()}
+        by_run = {run: scored[scored["run"] == run] for run in self.networks}
+        given = {run: dict(zip(rows["patch"], rows[PROBABILITIES].round(4).to_numpy().tolist(), strict=True)) for run, rows in by_run.items()}
         doubt = {} if self.doubt is None else dict(zip(self.doubt["patch"], self.doubt["doubt"].astype(float), strict=True))
         raters = [column for column in self.table if column.startswith("rater_")]
         return [{"name": row["name"], "set": row["set"], "truth": int(row["score"]), "mpp": row["mpp"] if row["mpp"] > 0 else None,
@@ -132,7 +144,7 @@ class Source:
     def _picture(self, patch, kind, which="ihc"):
         """JPEG of the middle square, not larger than the view; a thumbnail comes from the store, which decodes nothing."""
         if kind == "thumb" and patch < len(self.table):
-            image = ImageOps.fit(_pil(self.images[patch]), (THUMB_PX, THUMB_PX))
+            image = ImageOps.fit(Image.fromarray(np.asarray(self.images[patch]).transpose(1, 2, 0)), (THUMB_PX, THUMB_PX))
             return {}, _jpeg(image, quality=80)
         image = pixels(self._file(patch, which))
         side_px = min(image.size)
@@ -145,7 +157,7 @@ class Source:
         return F.adaptive_avg_pool2d(maps, self.map_px) if maps.shape[-1] > self.map_px else maps
 
     def _attention(self, net, x, layer="", head="mean"):
-        """(B,layers*heads,h,w) from the token the logits read; or (B,h*w,h,w) from every patch token of one layer, one head or their mean."""
+        """(B,layers*heads,h,w) from the token the logits read, or (B,h*w,h,w) from every patch token of one layer (a head or their mean)."""
         layers, p, found = [int(layer)] if layer else range(net.layers), net.prefix_tokens, []
         for part in pieces(net, x):
             with looking(net, gradients=False):
@@ -170,7 +182,7 @@ def stack(maps):
 
 
 def widget(study, data, *, doubt=None):
-    """ipywidgets layout of a study's patches (data: as cohort.prepared gives them); doubt: table patch, doubt. Maps are computed on demand."""
+    """ipywidgets layout over a study's patches (data of cohort.prepared; doubt: table patch, doubt); maps are computed on demand."""
     source = Source(study, data.table, data.patches.images, doubt=doubt)
     canvas = Canvas(catalogue=source.catalogue(), **_start(source), layout=ui.Layout(flex="1 1 auto", min_width="0"))
     canvas.on_msg(partial(_reply, source))
@@ -178,7 +190,7 @@ def widget(study, data, *, doubt=None):
 
 
 def render(study, data, *, patches=48, doubt=None, progress=True):
-    """Path of reports/<study>/explorer.html: patches chosen from the test set first, every answer written down; needs no kernel, no network."""
+    """Path of reports/<study>/explorer.html: some patches, test set first, with every answer written down; it needs no kernel."""
     rows, folder = _chosen(data.table.reset_index(drop=True), patches), study.folder / "explorer_files"
     source = Source(study, data.table.iloc[rows], data.patches.images[rows], doubt=doubt, view_px=PAGE_VIEW_PX, map_px=PAGE_MAP_PX)
     records, sidecars, spent = {}, {}, 0
@@ -245,45 +257,38 @@ def _reply(source, canvas, content, buffers):
 
 def _controls(source, canvas):
     """VBox of ipywidgets: sliders are linked in the browser, so they move without the kernel; the rest goes through it."""
-    scores, flat, whole = ["any", *SCORES, "?"], {"indent": False}, {"min": 0, "max": 100}
-    names = [(name, run) for run, (name, _, _) in source.networks.items()]
-    linked = {
-        "search": ("File name", ui.Text()), "truth": ("True", ui.Dropdown(options=scores)), "predicted": ("Predicted", ui.Dropdown(options=scores)),
-        "verdict": ("Verdict", ui.Dropdown(options=["any", "right", "wrong"])), "sure_from": ("Sure from %", ui.BoundedIntText(**whole)),
-        "sure_to": ("… to %", ui.BoundedIntText(**whole)), "disagree": ("raters disagree", ui.Checkbox(**flat)), "doubt": ("label in doubt", ui.Checkbox(**flat)),
-        "selected": ("Panel", ui.Dropdown()), "shows": ("Shows", ui.Dropdown(options=_pairs(SHOWS))), "network": ("Network", ui.Dropdown(options=names)),
-        "method": ("Method", ui.Dropdown()), "score": ("Explains", ui.Dropdown(options=_pairs(TARGETS))), "smooth": ("smooth", ui.Checkbox(**flat)), "stretch": ("stretch", ui.Checkbox(**flat)),
-    }
-    slid = {"layer": ("Layer", ui.IntSlider(min=1)), "head": ("Head, 0: mean", ui.IntSlider()),
-            "opacity": ("Opacity", ui.FloatSlider(max=1, step=0.01)), "threshold": ("Threshold", ui.FloatSlider(max=1, step=0.01))}
-    box = {key: control for key, (_, control) in {**linked, **slid}.items()}
-    for key, (text, control) in {**linked, **slid}.items():
-        control.description, control.layout.width, control.style.description_width = text, "270px", "90px"
-    many = ui.Dropdown(options=[2, 3, 4], description="Panels", layout=box["shows"].layout, style=box["shows"].style)
+    scores, names = ["any", *SCORES, "?"], [(name, run) for run, (name, _, _) in source.networks.items()]
+    options = {"truth": scores, "predicted": scores, "verdict": ["any", "right", "wrong"], "network": names, "method": [], "selected": [],
+               **{key: [(word, value) for value, word in words.items()] for key, words in (("shows", SHOWS), ("score", TARGETS))}}
+    box = {}
+    for key, text in LABELS.items():
+        kind = {bool: ui.Checkbox, float: ui.FloatSlider, str: ui.Text, int: ui.IntSlider if key in SLID else ui.BoundedIntText}[type(STATE[key])]
+        more = {"options": options[key]} if key in options else {"step": 0.01, "max": 1} if kind is ui.FloatSlider else {}
+        box[key] = (ui.Dropdown if key in options else kind)(description=text, layout={"width": "270px"}, style={"description_width": "90px"}, **more)
+    many = ui.Dropdown(options=[2, 3, 4], description="Panels", layout={"width": "270px"}, style={"description_width": "90px"})
 
     def follow(*_):
         with canvas.hold_trait_notifications():
             canvas.panels = [*canvas.panels, *[canvas.panels[-1]] * 2][: many.value]
             canvas.selected = min(canvas.selected, many.value - 1)
         net = source.networks[canvas.network][1] if canvas.network else None
-        for key, options in (("selected", [(str(k + 1), k) for k in range(many.value)]), ("method", [(_label(name), name) for name in methods_for(net)] if net else [])):
-            if box[key].options != tuple(options):
-                kept = getattr(canvas, key)
-                box[key].options = options
-                box[key].value = kept if kept in dict(map(reversed, options)) else options[0][1] if options else None
-        box["layer"].max, box["head"].max = max(1, net.layers if net else 1), net.heads if net else 0
+        methods = [(_label(name), name) for name in methods_for(net)] if net else [("none", "grad_cam")]
+        for key, choice in (("selected", [(str(k + 1), k) for k in range(many.value)]), ("method", methods)):
+            if box[key].options != tuple(choice):
+                kept, box[key].options = getattr(canvas, key), choice
+                box[key].value = kept if kept in [value for _, value in choice] else choice[0][1]
+        box["layer"].min, box["layer"].max, box["head"].max = 1, max(1, net.layers if net else 1), net.heads if net else 0
 
     follow()
     canvas.observe(follow, "network")
     many.observe(follow, "value")
-    for key in linked:
-        ui.link((canvas, key), (box[key], "value"))
-    for key in slid:
-        ui.jslink((box[key], "value"), (canvas, key))
+    for key, control in box.items():
+        control.value = getattr(canvas, key)  # a browser link begins with the control's value
+        (ui.jslink if key in SLID else ui.link)((control, "value"), (canvas, key))
     heading = [ui.HTML(f"<b>{text}</b>") for text in ("Patches", "Selected panel", "Note on this patch")]
     order = list(box)
-    return ui.VBox([heading[0], *(box[key] for key in order[:8]), heading[1], many, *(box[key] for key in order[8:]), heading[2], *_noting(source, canvas)],
-                   layout=ui.Layout(flex="0 0 285px"))
+    parts = [heading[0], *(box[key] for key in order[:8]), heading[1], many, *(box[key] for key in order[8:]), heading[2]]
+    return ui.VBox([*parts, *_noting(source, canvas)], layout=ui.Layout(flex="0 0 285px"))
 
 
 def _noting(source, canvas):
@@ -346,15 +351,9 @@ def _explained(name):
 def _label(name):
     """str, what a menu says for a method."""
     method = METHODS[name]
-    return f"{name.replace('_', ' ')} (null)" if method.null else method.caption.split(":")[0] if ":" in method.caption else name.replace("_", " ").capitalize()
-
-
-def _pairs(words):
-    return [(word, key) for key, word in words.items()]
-
-
-def _pil(image):
-    return Image.fromarray(np.asarray(image).transpose(1, 2, 0))
+    if method.null:
+        return f"{name.replace('_', ' ')} (null)"
+    return method.caption.split(":")[0] if ":" in method.caption else name.replace("_", " ").capitalize()
 
 
 def _jpeg(image, *, quality):

@@ -23,11 +23,11 @@ def panels(rows=1, columns=1, *, width=4.2, height=3.6):
     return figure, axes.ravel()
 
 
-def image_bytes(figure, *, photo=False, dpi=110, kind=None):
+def image_bytes(figure, *, photo=False, dpi=96, kind=None):
     """(bytes, mime type) of a figure: PNG for drawings, JPEG for photographs, or the kind asked for (png, svg)."""
     kind = kind or ("jpeg" if photo else "png")
     buffer = io.BytesIO()
-    options = {"pil_kwargs": {"quality": 88}} if kind == "jpeg" else {}
+    options = {"pil_kwargs": {"quality": 82}} if kind == "jpeg" else {}
     figure.savefig(buffer, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None, **options)
     return buffer.getvalue(), {"svg": "image/svg+xml"}.get(kind, f"image/{kind}")
 

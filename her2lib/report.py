@@ -93,7 +93,7 @@ def comparison(book, table):
         what = f"{name}: {row['metric'].removesuffix(' difference')}"
         rows[what] = [ids[row["metric"]], f"{row['p']:.2g}", f"{row['p_holm']:.2g}", row["test"]]
     exact = table[table["metric"] == "McNemar"]
-    told = "; ".join(f"{row.a} p = {row.p_holm:.2g}" for row in exact.itertuples())
+    told = "; ".join(f"{row.a} p = {row.p_holm:.2g}" for row in exact.itertuples()) or "not with several seeds"
     return book.table(["difference", "p", "p after Holm", "test"], rows=rows, head="on the test set",
                       caption=f"Differences with 95 % intervals. Exact McNemar, as if patches were independent, after Holm: {told}.")
 

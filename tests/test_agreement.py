@@ -82,6 +82,7 @@ def test_gwet_and_krippendorff_worked_examples():
 def test_gwet_equals_exact_fractions(weights):
     ratings = four_observers()
     assert gwet_ac2(ratings, scores=5, weights=weights) == pytest.approx(gwet_by_hand(ratings, weights), abs=1e-9)
+    assert gwet_ac2(ratings, scores=5) == gwet_ac2(ratings, scores=5, weights="quadratic")
 
 
 @pytest.mark.parametrize("weights", agreement.WEIGHTS)

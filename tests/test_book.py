@@ -82,3 +82,24 @@ def test_cases_are_the_surest_right_and_wrong_and_their_caption_says_all():
     found = book.cases(rows, each=1)
     assert found[["patch", "right"]].to_numpy().tolist() == [["p0", True], ["p3", False]]
     assert book.case(found.iloc[1]) == "p3\ntrue 2+, predicted 3+, 100 % sure"
+
+
+def test_only_patches_that_no_network_has_seen_are_compared_with_raters(small):
+    table = pd.DataFrame({"name": ["a", "b", "c"], "set": ["train", "test", "external"], "score": [1, 2, 3], "slide": ["s", "t", "u"],
+                          "patient": "", "rater_x": [1, 2, -1], "rater_y": [1, -1, -1]})
+    found = book.rated(small, table, pd.DataFrame({"run": [], "patch": []}))
+    assert found.patch.tolist() == ["b"]
+    assert found.names == ["consensus", "x", "y"]
+    assert found.ratings.tolist() == [[2, 2, -1]]
+    assert found.tidy()["rater"].tolist() == ["consensus", "x"]
+    nobody = book.rated(small, table.drop(columns=["rater_x", "rater_y"]), pd.DataFrame({"run": [], "patch": []}))
+    assert nobody.people == []
+    assert len(nobody.patch) == 0
+
+
+def test_the_mean_leaves_out_what_is_not_finite():
+    from her2lib.intervals import bootstrap, mean
+
+    found = bootstrap(mean, np.array([1.0, np.nan, 3.0, np.inf]), units=np.array(["a", "b", "c", "d"]), resamples=50)
+    assert found.value == 2
+    assert found.n == 2

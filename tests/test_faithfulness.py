@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import cohen_kappa_score
 from torch import nn
 
 from her2lib import attribute, faithfulness, intervals, models, patches, phantom, stain, store, train
@@ -265,7 +266,7 @@ def test_on_phantoms_a_network_that_reads_dab_beats_its_blur_matched_null_and_th
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """(ResNet18 trained on phantoms alone, unseen Patches that show a stain, their deciding cells)."""
-    made = dict(patches=600, slides=60, side_px=128, mpp=1.5, seed=5, balanced=True, truth=True, progress=False)
+    made = dict(patches=400, slides=40, side_px=128, mpp=1.5, seed=5, balanced=True, truth=True, progress=False)
     folder = phantom.write(tmp_path_factory.mktemp("phantoms"), **made)
     table, _ = patches.read(folder)
     cohorts = [
@@ -273,7 +274,7 @@ def trained(tmp_path_factory):
         for part in ("train", "test")
     ]
     net = models.create("resnet18", side_px=128, weights="none", seed=1)
-    settings = dict(epochs=12, lr=1e-3, batch=16, flips=True, schedule="cosine", warmup=0.1)
+    settings = dict(epochs=10, lr=1e-3, batch=16, flips=True, schedule="cosine", warmup=0.1)
     net = train.fit(net, cohorts[0], seed=1, progress=False, **settings).net
     shown = np.flatnonzero(cohorts[1].score > 0)
     cells = [np.load(folder / "truth" / f"{Path(cohorts[1].name[i]).stem}.npz")["deciding"] for i in shown]
@@ -292,12 +293,12 @@ def test_trained_grad_cam_beats_its_null_on_deciding_cells_and_randomised_weight
     net, cohort, shown, cells = trained
     images, score = torch.as_tensor(cohort.images[shown]), torch.from_numpy(cohort.score[shown])
     units = pd.Series(cohort.slide[shown], name="slides")
-    assert (train.predict(net, cohort.images).argmax(1) == cohort.score).mean() > 0.5  # chance is a quarter
+    answer = train.predict(net, cohort.images).argmax(1)
+    assert cohen_kappa_score(cohort.score, answer, weights="quadratic") > 0.3  # 0.5 in the first run, on slides never seen
     intact = masses(net, images, score, cells)
     learnt = gap(intact, units)
     assert learnt.low > 0, learnt.text()
     assert (intact.drop(columns="oracle").mean() < intact.oracle.mean()).all()
     *_, (_, _, wrecked) = faithfulness.randomised(net)
     lost = gap(masses(wrecked, images, score, cells), units)
-    assert lost.low <= 0, lost.text()
-    assert lost.value < learnt.value / 2
+    assert lost.high < learnt.value / 2, lost.text()  # 0.005 against 0.056 in the first run

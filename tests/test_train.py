@@ -237,14 +237,14 @@ class TestFit:
     @pytest.mark.parametrize(
         ("network", "lr"),
         [("vit_tiny", 3e-4)]
-        + [pytest.param(name, 1e-3, marks=pytest.mark.slow) for name in ("resnet18", "densenet201")]
-        + [pytest.param(name, 1e-4, marks=pytest.mark.slow) for name in ("hybrid", "vit_b16")],
+        + [pytest.param(name, 3e-4, marks=pytest.mark.slow) for name in ("resnet18", "densenet201", "hybrid")]
+        + [pytest.param("vit_b16", 1e-4, marks=pytest.mark.slow)],
     )
     def test_every_network_learns_eight_patches_by_heart(self, network, lr, monkeypatch):
-        monkeypatch.setattr("test_train.THIN", {})  # the whole networks
+        monkeypatch.setattr("test_train.THIN", {})  # the whole networks; running batch-norm means need 30 steps to follow
         patches, rng = toy(8), np.random.default_rng(0)
         patches = Patches(**{**vars(patches), "score": rng.permutation(patches.score)})  # nothing to understand, only to remember
-        fit = train.fit(small(network), patches, patches, seed=0, epochs=30, batch=8, lr=lr, patience=None, keep="best", **FAST)
+        fit = train.fit(small(network), patches, patches, seed=0, epochs=45, batch=8, lr=lr, keep="best", **FAST)
         assert np.array_equal(train.predict(fit.net, patches.images).argmax(1), patches.score)
 
     @pytest.mark.parametrize("network", ["resnet18", "vit_tiny"])

@@ -1,0 +1,104 @@
+"""Explorer without a browser: quantised maps, attention rows, notes that survive readers and kills, the page's safety."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from her2lib import attribute, explorer, models
+
+EVIL = "<img src=x onerror=alert(1)>_3+.png"
+
+
+def test_stack_keeps_each_maps_own_range_to_half_a_step():
+    maps = torch.tensor([[[0.0, 1.0], [2.0, 4.0]], [[-3.0, 0.0], [0.0, 3.0]], [[5.0, 5.0], [5.0, 5.0]]])
+    header, data = explorer.stack(maps)
+    values = np.frombuffer(data, np.uint8).reshape(header["shape"])
+    low, high = (np.array(header[key])[:, None, None] for key in ("low", "high"))
+    assert np.abs(low + values * (high - low) / 255 - maps.numpy()).max() <= 6 / 255 / 2 + 1e-6
+
+
+@pytest.mark.parametrize("network", ["vit_tiny", "hybrid"])
+def test_attention_rows_are_those_of_attribute(network):
+    net = models.create(network, side_px=64, weights="none")
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    rows = explorer.Source._attention(None, net, x)
+    assert rows.shape == (2, net.layers * net.heads, *net.grid)
+    assert torch.allclose(rows[:, net.heads + 2], attribute.attention(net, x, layer=1, head=2), atol=1e-6)
+    tokens = explorer.Source._attention(None, net, x, "1")
+    assert torch.allclose(tokens[:, net.grid[1]], attribute.attention(net, x, layer=1, query=(1, 0)), atol=1e-6)
+
+
+def test_page_takes_test_patches_first_and_the_scores_in_turn():
+    table = pd.DataFrame({"set": ["train"] * 4 + ["test"] * 4, "score": [0, 1, 2, 3, 2, 2, 1, 3]})
+    assert explorer._chosen(table, 5) == [6, 4, 7, 5, 0]
+
+
+def test_readers_notes_stand_in_their_own_files_and_never_overwrite(tmp_path):
+    first = explorer.add_note(tmp_path, "Dr. A/../x", EVIL, "3", 'faint, "blush"\nat the edge')
+    second = explorer.add_note(tmp_path, "B", EVIL, "2+", "")
+    explorer.add_note(tmp_path, "Dr. A/../x", "p2", "", "again")
+    assert first.parent == second.parent == tmp_path
+    assert first != second
+    rows = explorer.notes(tmp_path)
+    assert sorted(rows["reader"]) == ["B", "Dr. A/../x", "Dr. A/../x"]
+    assert set(rows["patch"]) == {EVIL, "p2"}
+    assert set(rows["score"]) == {"3+", "2+", ""}
+    assert 'faint, "blush" at the edge' in set(rows["note"])
+
+
+def test_a_note_needs_a_reader_and_a_real_score(tmp_path):
+    with pytest.raises(ValueError, match="name as reader"):
+        explorer.add_note(tmp_path, " ", "p", "1+", "")
+    with pytest.raises(ValueError, match="not a HER2 score"):
+        explorer.add_note(tmp_path, "A", "p", "7", "")
+
+
+def test_a_torn_row_is_dropped_and_the_next_note_is_whole(tmp_path):
+    file = explorer.add_note(tmp_path, "A", "p1", "1+", "kept")
+    with file.open("ab") as out:
+        out.write(b'2026,A,p2,2+,"torn')
+    assert list(explorer.notes(tmp_path)["patch"]) == ["p1"]
+    explorer.add_note(tmp_path, "A", "p3", "3+", "whole")
+    assert list(explorer.notes(tmp_path)["patch"]) == ["p1", "p3"]
+
+
+def test_a_kill_while_writing_loses_no_note_that_was_acknowledged(tmp_path):
+    code = ("import sys\nfrom her2lib import explorer\n"
+            "for k in range(10**6):\n    explorer.add_note(sys.argv[1], 'A', f'p{k}', '1+', 'x' * 500)\n    print(k, flush=True)")
+    writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    writer.stdout.readline()
+    time.sleep(0.5)
+    writer.send_signal(signal.SIGKILL)
+    told = 1 + len([line for line in writer.communicate()[0].splitlines() if line])
+    assert len(explorer.notes(tmp_path)) in (told, told + 1)
+    explorer.add_note(tmp_path, "A", "after", "", "goes on")
+    assert explorer.notes(tmp_path)["patch"].iloc[-1] == "after"
+
+
+def test_the_page_lets_no_file_name_end_its_data_and_names_no_address():
+    page = explorer._page("s", {"catalogue": {"name": "</script>" + EVIL}})
+    assert EVIL not in page
+    held = re.search(r'id="her2-data">(.*?)</script>', page, re.S)[1]
+    assert json.loads(held)["catalogue"]["name"] == "</script>" + EVIL
+    assert "default-src 'none'" in page
+    assert not re.search(r"https?://", page)
+    assert "innerHTML" not in page
+
+
+def test_what_cannot_be_shown_is_answered_in_a_sentence():
+    sent = []
+    canvas = SimpleNamespace(extra=[], send=lambda message, buffers=None: sent.append(message))
+    source = SimpleNamespace(take=lambda name, content: explorer.pixels(__import__("io").BytesIO(content)))
+    explorer._reply(source, canvas, {"id": 1, "take": "x.png"}, [b"no image"])
+    assert sent[0]["id"] == 1
+    assert sent[0]["error"].startswith("x.png cannot be shown:")
+    assert canvas.extra == []
