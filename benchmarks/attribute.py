@@ -57,7 +57,7 @@ def grad_cam(device):
     targets = [ClassifierOutputTarget(1)] * BATCH
     peer, captum = GradCAM(model=net, target_layers=[net.backbone.layer4]), LayerGradCam(net, net.backbone.layer4)
     seconds = best(
-        5,
+        7,
         plain=lambda: _plain(net, x),
         own=lambda: attribute.grad_cam(net, x, 1),
         peer=lambda: peer(input_tensor=x, targets=targets),

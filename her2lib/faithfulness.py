@@ -12,7 +12,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from her2lib import attribute, focus, models, stain
 
 SHARES = tuple(share / 10 for share in range(1, 10))  # of the pixels imputed by ROAD (Rong 2022)
-CACHE_PATCHES = 4  # 224 px patches imputed together on a CPU: 12 ms each; 8 at once leave the cache and cost 15 ms
+CACHE_PATCHES = 4  # 224 px patches imputed together on a CPU: more leave the cache and cost a quarter more each
 
 
 def deletion(net, x, *, maps, score, steps=20, baseline="blur"):
