@@ -35,8 +35,7 @@ from her2lib.study import made, write_text
 
 HERE = Path(__file__).parent
 LIMIT_BYTES = 7_500_000  # of answers inside explorer.html; further patches go into sidecars
-THUMB_PX, VIEW_PX, PAGE_VIEW_PX, PAGE_MAP_PX = 96, 1024, 512, 56
-BATCH = 16
+THUMB_PX, VIEW_PX, PAGE_VIEW_PX, PAGE_MAP_PX, BATCH = 96, 1024, 512, 56, 16
 SHOWS = {"original": "IHC, as it is", "he": "HE partner",
          "dab": "DAB (brown)", "haematoxylin": "Haematoxylin (blue)", "map": "Map of a network"}
 TARGETS = {"predicted": "the predicted score", **{score: f"score {score}" for score in SCORES}, "expected": "the expected score",
@@ -46,16 +45,13 @@ KERNEL_ONLY = {"integrated_gradients", "occlusion"}  # 33 and about 170 passes a
 NOTE = ("time", "reader", "patch", "score", "note")
 STATE = {
     "patch": 0, "shows": "original", "network": "", "method": "grad_cam", "layer": 1, "head": 0, "score": "predicted", "place": [],
-    "opacity": 0.6, "threshold": 0.0, "smooth": True, "stretch": False,
-    "panels": [], "selected": 0, "extra": [], "search": "", "truth": "any",
-    "predicted": "any", "verdict": "any", "sure_from": 0, "sure_to": 100, "disagree": False, "doubt": False,
+    "opacity": 0.6, "threshold": 0.0, "smooth": True, "stretch": False, "panels": [], "selected": 0, "extra": [], "search": "",
+    "truth": "any", "predicted": "any", "verdict": "any", "sure_from": 0, "sure_to": 100, "disagree": False, "doubt": False,
 }
-LABELS = {
-    "search": "File name", "truth": "True", "predicted": "Predicted", "verdict": "Verdict", "sure_from": "Sure from %", "sure_to": "… to %",
-    "disagree": "raters disagree", "doubt": "label in doubt", "selected": "Panel", "shows": "Shows", "network": "Network", "method": "Method",
-    "score": "Explains", "smooth": "smooth", "stretch": "stretch", "layer": "Layer", "head": "Head, 0: mean", "opacity": "Opacity",
-    "threshold": "Threshold",
-}
+LABELS = dict(pair.split("=") for pair in re.split(r"\|", (
+    "search=File name|truth=True|predicted=Predicted|verdict=Verdict|sure_from=Sure from %|sure_to=… to %|disagree=raters disagree|"
+    "doubt=label in doubt|selected=Panel|shows=Shows|network=Network|method=Method|score=Explains|smooth=smooth|stretch=stretch|"
+    "layer=Layer|head=Head, 0: mean|opacity=Opacity|threshold=Threshold")))
 SLID = ("layer", "head", "opacity", "threshold")  # moved without the kernel
 Canvas = type("Canvas", (anywidget.AnyWidget,), {
     "__doc__": "The drawing in the notebook; what it shows are its traits.", "_esm": HERE / "explorer.js", "_css": HERE / "explorer.css",
@@ -101,7 +97,7 @@ class Source:
                         for name, method in METHODS.items()},
             "networks": [{**{key: info["parameters"].get(key) for key in ("recipe", "seed", "weights")}, "run": run, "name": name,
                           "side_px": net.side_px, "layers": net.layers, "heads": net.heads, "grid": net.grid,
-                          "methods": list(methods_for(net))}
+                          "methods": [key for key in methods_for(net) if not (more.get("page") and key in KERNEL_ONLY)]}
                          for run, (name, net, info) in self.networks.items()], **more,
         }
 
@@ -116,8 +112,8 @@ class Source:
 
     def _rows(self):
         scored = tables(self.study, "predictions")
-        by_run = {run: scored[scored["run"] == run] for run in self.networks}
-        given = {run: dict(zip(rows["patch"], rows[PROBABILITIES].round(4).to_numpy().tolist(), strict=True)) for run, rows in by_run.items()}
+        by_run = {run: scored[scored["run"] == run].set_index("patch")[PROBABILITIES].round(4) for run in self.networks}
+        given = {run: dict(zip(rows.index, rows.to_numpy().tolist(), strict=True)) for run, rows in by_run.items()}
         doubt = {} if self.doubt is None else dict(zip(self.doubt["patch"], self.doubt["doubt"].astype(float), strict=True))
         raters = [column for column in self.table if column.startswith("rater_")]
         return [{"name": row["name"], "set": row["set"], "truth": int(row["score"]), "mpp": row["mpp"] if row["mpp"] > 0 else None,
@@ -134,8 +130,7 @@ class Source:
         """(3,side_px,side_px) uint8 as a network saw it in training: from the store where that has this side."""
         if patch < len(self.table) and self.images.shape[-1] == side_px:
             return self.images[patch]
-        key = (patch, side_px)
-        if key not in self.seen:
+        if (key := (patch, side_px)) not in self.seen:
             self.seen[key] = torch.from_numpy(store.stored(self._file(patch), side_px)[0])
             while len(self.seen) > 8:  # one patch at the sides of all networks; more would grow with every patch looked at
                 self.seen.popitem(last=False)
@@ -157,7 +152,7 @@ class Source:
         return F.adaptive_avg_pool2d(maps, self.map_px) if maps.shape[-1] > self.map_px else maps
 
     def _attention(self, net, x, layer="", head="mean"):
-        """(B,layers*heads,h,w) from the token the logits read, or (B,h*w,h,w) from every patch token of one layer (a head or their mean)."""
+        """(B,layers*heads,h,w) from the token the logits read, or (B,h*w,h,w) from every patch token of one layer."""
         layers, p, found = [int(layer)] if layer else range(net.layers), net.prefix_tokens, []
         for part in pieces(net, x):
             with looking(net, gradients=False):
@@ -203,10 +198,7 @@ def render(study, data, *, patches=48, doubt=None, progress=True):
         spent, records = spent + len(json.dumps(packet)), records | packet
     for file in set(folder.glob("*.js")) - {study.folder / name for name in sidecars.values()}:
         file.unlink()  # of an earlier, larger page
-    catalogue = source.catalogue(page=True)
-    for network in catalogue["networks"]:
-        network["methods"] = [name for name in network["methods"] if name not in KERNEL_ONLY]
-    held = {"catalogue": catalogue, "state": {**STATE, **_start(source)}, "records": records, "sidecars": sidecars}
+    held = {"catalogue": source.catalogue(page=True), "state": {**STATE, **_start(source)}, "records": records, "sidecars": sidecars}
     return write_text(study.folder / "explorer.html", _page(study.name, held))
 
 
@@ -218,11 +210,9 @@ def add_note(folder, reader, patch, score, note):
     row = (datetime.now(UTC).isoformat(timespec="seconds"), *words[:2], SCORES[parse(score)] if score else "", words[2])
     file = made(folder) / (re.sub(r"[^\w-]+", "_", words[0])[:50] + ".csv")
     with FileLock(file.with_suffix(".lock")), open(file, "a+b", buffering=0) as out:
-        out.seek(0)
-        whole = out.read().rfind(b"\n") + 1
+        whole = out.seek(0) or out.read().rfind(b"\n") + 1
         out.truncate(whole)
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([row] if whole else [NOTE, row])
+        csv.writer(text := io.StringIO(), lineterminator="\n").writerows([row] if whole else [NOTE, row])
         out.write(text.getvalue().encode())
         os.fsync(out.fileno())
     return file
@@ -243,8 +233,8 @@ def _start(source):
 
 def _reply(source, canvas, content, buffers):
     """None; answers the drawing, or tells it in a sentence why not: a stranger's file may raise anything."""
+    header, data = {}, b""
     try:
-        header, data = {}, b""
         if "take" in content:
             canvas.extra = [*canvas.extra, source.take(str(content["take"]), bytes(buffers[0]))]
             canvas.patch = len(source.table) + len(canvas.extra) - 1
@@ -260,12 +250,13 @@ def _controls(source, canvas):
     scores, names = ["any", *SCORES, "?"], [(name, run) for run, (name, _, _) in source.networks.items()]
     options = {"truth": scores, "predicted": scores, "verdict": ["any", "right", "wrong"], "network": names, "method": [], "selected": [],
                **{key: [(word, value) for value, word in words.items()] for key, words in (("shows", SHOWS), ("score", TARGETS))}}
-    box = {}
+    box, wide = {}, {"layout": {"width": "270px"}, "style": {"description_width": "90px"}}
     for key, text in LABELS.items():
-        kind = {bool: ui.Checkbox, float: ui.FloatSlider, str: ui.Text, int: ui.IntSlider if key in SLID else ui.BoundedIntText}[type(STATE[key])]
+        kind = {bool: ui.Checkbox, float: ui.FloatSlider, str: ui.Text, int: ui.IntSlider if key in SLID else ui.BoundedIntText}
+        kind = kind[type(STATE[key])]
         more = {"options": options[key]} if key in options else {"step": 0.01, "max": 1} if kind is ui.FloatSlider else {}
-        box[key] = (ui.Dropdown if key in options else kind)(description=text, layout={"width": "270px"}, style={"description_width": "90px"}, **more)
-    many = ui.Dropdown(options=[2, 3, 4], description="Panels", layout={"width": "270px"}, style={"description_width": "90px"})
+        box[key] = (ui.Dropdown if key in options else kind)(description=text, **wide, **more)
+    many = ui.Dropdown(options=[2, 3, 4], description="Panels", **wide)
 
     def follow(*_):
         with canvas.hold_trait_notifications():
@@ -285,10 +276,9 @@ def _controls(source, canvas):
     for key, control in box.items():
         control.value = getattr(canvas, key)  # a browser link begins with the control's value
         (ui.jslink if key in SLID else ui.link)((control, "value"), (canvas, key))
-    heading = [ui.HTML(f"<b>{text}</b>") for text in ("Patches", "Selected panel", "Note on this patch")]
-    order = list(box)
-    parts = [heading[0], *(box[key] for key in order[:8]), heading[1], many, *(box[key] for key in order[8:]), heading[2]]
-    return ui.VBox([*parts, *_noting(source, canvas)], layout=ui.Layout(flex="0 0 285px"))
+    heading, rows = [ui.HTML(f"<b>{text}</b>") for text in ("Patches", "Selected panel", "Note on this patch")], list(box.values())
+    parts = [heading[0], *rows[:8], heading[1], many, *rows[8:], heading[2], *_noting(source, canvas)]
+    return ui.VBox(parts, layout=ui.Layout(flex="0 0 285px"))
 
 
 def _noting(source, canvas):
@@ -326,8 +316,7 @@ def _recorded(source, progress):
     packets = [{} for _ in source.table.index]
     for kind, *rest in tqdm(asks, desc="explorer.html", disable=not progress):
         patches = [patch for patch in source.table.index if rest != ["he"] or source.table.at[patch, "he"]]
-        for start in range(0, len(patches), BATCH):
-            part = patches[start : start + BATCH]
+        for part in (patches[start : start + BATCH] for start in range(0, len(patches), BATCH)):
             for patch, (header, data) in zip(part, source.answers(kind, part, *rest), strict=True):
                 packets[patch]["/".join([kind, str(patch), *rest])] = [header, base64.b64encode(data).decode()]
     return packets
@@ -344,8 +333,8 @@ def _page(name, held):
 
 def _explained(name):
     """tuple of the words for what a map may explain; one dash for a method that knows no score."""
-    knows = inspect.signature(METHODS[name].function).parameters["score"].default is inspect.Parameter.empty
-    return (*map(str, range(len(SCORES))), "expected", *CUTS) if knows else ("-",)
+    unknown = inspect.signature(METHODS[name].function).parameters["score"].default is None
+    return ("-",) if unknown else (*map(str, range(len(SCORES))), "expected", *CUTS)
 
 
 def _label(name):
@@ -358,6 +347,5 @@ def _label(name):
 
 def _jpeg(image, *, quality):
     """bytes; colours at full resolution (4:4:4), because the stains are separated from them in the browser."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling=0)
+    image.save(buffer := io.BytesIO(), "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
