@@ -253,9 +253,8 @@ def _controls(source, canvas):
     box, wide = {}, {"layout": {"width": "270px"}, "style": {"description_width": "90px"}}
     for key, text in LABELS.items():
         kind = {bool: ui.Checkbox, float: ui.FloatSlider, str: ui.Text, int: ui.IntSlider if key in SLID else ui.BoundedIntText}
-        kind = kind[type(STATE[key])]
-        more = {"options": options[key]} if key in options else {"step": 0.01, "max": 1} if kind is ui.FloatSlider else {}
-        box[key] = (ui.Dropdown if key in options else kind)(description=text, **wide, **more)
+        more = {"options": options[key]} if key in options else {"step": 0.01, "max": 1} if isinstance(STATE[key], float) else {}
+        box[key] = (ui.Dropdown if key in options else kind[type(STATE[key])])(description=text, **wide, **more)
     many = ui.Dropdown(options=[2, 3, 4], description="Panels", **wide)
 
     def follow(*_):
@@ -283,8 +282,9 @@ def _controls(source, canvas):
 
 def _noting(source, canvas):
     """list of ipywidgets that write a reader's note on the patch in sight to the study's folder at once."""
-    wide = {"layout": ui.Layout(width="270px"), "style": {"description_width": "90px"}}
-    reader, score = ui.Text(description="Reader", **wide), ui.Dropdown(options=[("none", ""), *SCORES], description="Proposed", **wide)
+    wide = {"layout": {"width": "270px"}, "style": {"description_width": "90px"}}
+    scores = {"none": "", **{score: score for score in SCORES}}.items()
+    reader, score = ui.Text(description="Reader", **wide), ui.Dropdown(options=list(scores), description="Proposed", **wide)
     note, save, told = ui.Textarea(description="Note", rows=2, **wide), ui.Button(description="Save note"), ui.Label()
 
     def keep(_):
@@ -294,7 +294,6 @@ def _noting(source, canvas):
             told.value, note.value, score.value = f"Kept in {file.name}: {names[canvas.patch]}", "", ""
         except (ValueError, OSError) as error:
             told.value = str(error)
-
     save.on_click(keep)
     return [reader, score, note, save, told]
 

@@ -79,8 +79,9 @@ class Study:
 
     @property
     def cohort_path(self):
-        """Path of the patches: the user's folder or manifest, or where the phantoms are written."""
-        return CACHE / "phantoms" / self.name if self.data["source"] == "phantom" else located(self.data["source"])
+        """Path of the patches: the user's folder or manifest, or where the phantoms of exactly these settings are written."""
+        phantoms = CACHE / "phantoms" / f"{self.name}-{fingerprint(self.phantom)[:8]}"
+        return phantoms if self.data["source"] == "phantom" else located(self.data["source"])
 
     @property
     def external_path(self):

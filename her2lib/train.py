@@ -110,13 +110,12 @@ def save(folder, *, net, fit, predictions, parameters, fingerprints=None, **more
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").unlink(missing_ok=True)  # while files change the run is not complete
     by_set = {name: _measured(rows) for name, rows in predictions.groupby("set", sort=False)}
-    sorry = [f"{found['verdict']} ({name})" for name, found in by_set.items() if found["verdict"] and name != "external"]
+    bad = [f"{found['verdict']} ({name})" for name, found in by_set.items() if found["verdict"] and name != "external"]
+    versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
     info = dict(
-        parameters=parameters, fingerprints=fingerprints or {}, network=net.config, recipe=fit.recipe, seed=fit.seed,
-        versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
-        device=fit.device, precision=fit.precision, notes=list(fit.notes), seconds=fit.seconds, peak_bytes=fit.peak_bytes,
-        kept_epoch=fit.kept_epoch, verdict=_broken(fit.history) or "; ".join(sorry),
-        fluctuation=fluctuation(fit.history), sets=by_set, **more, complete=True,
+        parameters=parameters, fingerprints=fingerprints or {}, network=net.config, versions=versions,
+        **{name: value for name, value in vars(fit).items() if name not in ("net", "history")}, verdict=_broken(fit.history) or "; ".join(bad), fluctuation=fluctuation(fit.history),
+        sets=by_set, **more, complete=True,
     )  # fmt: skip
     state = {name: value.contiguous() for name, value in net.state_dict().items()}
     write_table(folder / "history.csv", fit.history)

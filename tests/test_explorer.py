@@ -102,3 +102,13 @@ def test_what_cannot_be_shown_is_answered_in_a_sentence():
     assert sent[0]["id"] == 1
     assert sent[0]["error"].startswith("x.png cannot be shown:")
     assert canvas.extra == []
+
+
+@pytest.mark.parametrize("score", ["", "2+"])
+def test_the_notebooks_note_is_kept_with_and_without_a_proposed_score(tmp_path, score):
+    source = SimpleNamespace(table=pd.DataFrame({"name": ["p0", EVIL]}), study=SimpleNamespace(folder=tmp_path))
+    reader, proposed, note, save, told = explorer._noting(source, SimpleNamespace(patch=1, extra=[]))
+    reader.value, proposed.value, note.value = "A", score, "seen"
+    save.click()
+    assert told.value == f"Kept in A.csv: {EVIL}"
+    assert explorer.notes(tmp_path / "notes")[["patch", "score", "note"]].to_numpy().tolist() == [[EVIL, score, "seen"]]
