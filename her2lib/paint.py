@@ -182,10 +182,8 @@ def _epithelium(canvas, cells, truth):
     kind = cells.kind[own]
     nucleus = _nucleus(canvas, cells, own, offset, edge, pixels, spot[2])
     fine = canvas.fine.ravel()[pixels]
-    plain = np.where(kind == tissue.NORMAL, max(canvas.plan.body, 0.16 * canvas.plan.haematoxylin), canvas.plan.body)
-    body = plain * (0.75 + 0.5 * cells.random[:, 6])[own] * (1 + 0.3 * fine + 0.25 * canvas.grain.ravel()[pixels])
-    body = np.maximum(body * np.where(kind == tissue.NORMAL, np.clip(2.0 - depth / 11, 0.6, 1.8), 1), 0.004)  # mucin above
-    canvas.dye["haematoxylin"].ravel()[pixels] = np.where(nucleus > 0, nucleus, body)
+    body = _body(canvas, cells, own, depth) * (1 + 0.3 * fine + 0.25 * canvas.grain.ravel()[pixels])
+    canvas.dye["haematoxylin"].ravel()[pixels] = np.where(nucleus > 0, nucleus, np.maximum(body, 0.004))
     canvas.dye["eosin"].ravel()[pixels] = np.where(nucleus > 0, 0.1, 0.2 + 0.05 * fine)
     granular = np.maximum(0.8 + 0.3 * fine + 0.4 * canvas.grain.ravel()[pixels], 0)
     inner = truth["cytoplasm"][own] * granular * np.where(nucleus > 0, 0.3, 1)
@@ -195,6 +193,13 @@ def _epithelium(canvas, cells, truth):
     canvas.masks["nucleus"].ravel()[pixels] = nucleus > 0
     canvas.masks["tumour"].ravel()[pixels] = kind == tissue.TUMOUR
     canvas.masks["membrane"].ravel()[pixels] = (edge < max(1.0, 0.75 * canvas.mpp)) & (kind == tissue.TUMOUR)
+
+
+def _body(canvas, cells, own, depth):
+    """(n,) haematoxylin of cytoplasm; in normal glands paler above, where mucin lies."""
+    plan, normal = canvas.plan, cells.kind[own] == tissue.NORMAL
+    plain = np.where(normal, max(plan.body, 0.16 * plan.haematoxylin), plan.body)
+    return plain * (0.75 + 0.5 * cells.random[:, 6])[own] * np.where(normal, np.clip(2.0 - depth / 11, 0.6, 1.8), 1)
 
 
 def _spot(canvas, pixels):
