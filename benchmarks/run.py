@@ -1,7 +1,6 @@
 """What the runner costs: a run beyond its kernel's own start and work (at most 1.5 s), and what a second worker saves (0.6).
 
-Run it on a quiet machine: python benchmarks/run.py [sleep seconds]. Temporary folder, nothing else is written.
-"""
+On a quiet machine: python benchmarks/run.py [sleep seconds]. Writes a temporary folder only."""
 
 import json
 import os

@@ -112,10 +112,9 @@ def save(folder, *, net, fit, predictions, parameters, fingerprints=None, **more
     by_set = {name: _measured(rows) for name, rows in predictions.groupby("set", sort=False)}
     bad = [f"{found['verdict']} ({name})" for name, found in by_set.items() if found["verdict"] and name != "external"]
     versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
-    info = dict(
-        parameters=parameters, fingerprints=fingerprints or {}, network=net.config, versions=versions,
-        **{name: value for name, value in vars(fit).items() if name not in ("net", "history")}, verdict=_broken(fit.history) or "; ".join(bad), fluctuation=fluctuation(fit.history),
-        sets=by_set, **more, complete=True,
+    info = {name: value for name, value in vars(fit).items() if name not in ("net", "history")} | dict(
+        parameters=parameters, fingerprints=fingerprints or {}, network=net.config, versions=versions, sets=by_set,
+        verdict=_broken(fit.history) or "; ".join(bad), fluctuation=fluctuation(fit.history), **more, complete=True,
     )  # fmt: skip
     state = {name: value.contiguous() for name, value in net.state_dict().items()}
     write_table(folder / "history.csv", fit.history)
