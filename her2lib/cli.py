@@ -57,9 +57,10 @@ def run(options):
     )
     if options.dry_run:
         return 0
-    from her2lib import report as report_  # only now: it brings matplotlib and nbconvert
+    print(summary)
+    from her2lib import report as report_  # only now: it brings matplotlib
 
-    print(f"{summary}\nReport: {report_.render(study)}")
+    print(f"Report: {report_.render(study)}")
     return summary.exit_code
 
 
