@@ -158,5 +158,5 @@ def _draws(statistic, drawn, index, run, options):
     return np.array([statistic(*(column[take] for column in run), **options) for take in takes], dtype=float)
 
 
-mean = Counted(lambda values: np.stack([np.where(np.isfinite(values), values, 0), np.isfinite(values)], axis=1), lambda sums: sums[..., 0] / sums[..., 1],
-               why="it is not defined on any of these patches", size=lambda rows: rows[:, 1])
+mean = Counted(lambda values: np.stack([np.where(np.isfinite(values), values, 0), np.isfinite(values)], axis=1),
+               lambda sums: sums[..., 0] / sums[..., 1], why="it is not defined on any of these patches", size=lambda rows: rows[:, 1])
