@@ -21,6 +21,7 @@ def her2(capsys, *arguments):
     (["run"], "Name a study"),
     (["run", "smoke", "--data", "."], "not both"),
     (["run", "--data", "/nowhere"], "nothing at /nowhere"),
+    (["run", "bci"], "put the patches there"),
     (["status", "dem"], "Did you mean 'demo'"),
     (["check", "/nowhere"], "/nowhere"),
 ])
