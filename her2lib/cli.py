@@ -51,7 +51,7 @@ def run(options):
 
     study = load(_study_file(options))
     if not options.dry_run and study.data["source"] != "phantom" and not study.cohort_path.exists():
-        raise StudyError(f"There is nothing at {study.cohort_path}: put the patches there, or correct source under [data] in {study.file.name}.")
+        raise StudyError(f"There is nothing at {study.cohort_path}: put the patches there, or correct source in {study.file.name}.")
     print(f"{study.name}: {study.question}")
     summary = run_.execute(
         study, only=options.only, force=options.force, workers=options.workers, per_gpu=options.per_gpu,
