@@ -162,15 +162,6 @@ def spearman(a, b):
 spearman.why = "one side is the same for every patch"
 
 
-def collapsed(truth, predicted):
-    """str, why a run is COLLAPSED (one score for every patch, or worse than always the commonest); "" if it is not."""
-    truth, predicted = np.asarray(truth), np.asarray(predicted)
-    if len(np.unique(predicted)) == 1:
-        return f"COLLAPSED: it answers {SCORES[predicted[0]]} for every patch."
-    right, common = np.mean(truth == predicted), np.bincount(truth).max() / len(truth)
-    return f"COLLAPSED: right in {right:.1%}, always the commonest score in {common:.1%}." if right < common else ""
-
-
 def kappa_matrix(ratings, *, units, weights, resamples=2000, seed=0):
     """Three (R,R) arrays: Cohen's kappa of every two raters of ratings (N,R; -1 missing) under the named weighting, low, high."""
     matrices = np.tile(np.eye(np.shape(ratings)[1]), (3, 1, 1))

@@ -50,8 +50,8 @@ def run(options):
     from her2lib import run as run_
 
     study = load(_study_file(options))
-    if not options.dry_run and study.data["source"] != "phantom" and not study.cohort_path.exists():
-        raise StudyError(f"There is nothing at {study.cohort_path}: put the patches there, or correct source in {study.file.name}.")
+    if not options.dry_run and study.data["source"] != "phantom":
+        _look_first(study)
     print(f"{study.name}: {study.question}")
     summary = run_.execute(
         study, only=options.only, force=options.force, workers=options.workers, per_gpu=options.per_gpu,
@@ -155,6 +155,18 @@ def _phantom(verb):
     verb.add_argument("--truth", action="store_true", help="write masks and cell tables beside the patches")
     verb.add_argument("--external", type=int, default=0, help="patches of an external site with raters")
     verb.add_argument("--workers", type=int, default=None)
+
+
+def _look_first(study):
+    """None; one sentence about data that cannot be used, before any notebook starts."""
+    from her2lib import patches
+
+    for path in filter(None, (study.cohort_path, study.external_path)):
+        if not path.exists():
+            raise StudyError(f"There is nothing at {path}: put the patches there, or correct source in {study.file.name}.")
+        _, problems = patches.read(path, cache=study.store, progress=True)
+        if not study.data["skip_bad"]:
+            patches.stop_on_errors(problems, path=path)
 
 
 def _study_file(options):

@@ -332,12 +332,6 @@ def test_seeds_on_both_sides_are_compared_by_their_mean():
         agreement.compare(truth, a, b[:2], units=units)
 
 
-def test_collapsed_runs_are_named():
-    assert "answers 2+ for every patch" in agreement.collapsed([0, 1, 2, 2], [2, 2, 2, 2])
-    assert "always the commonest" in agreement.collapsed([2, 2, 2, 1], [2, 1, 1, 2])
-    assert agreement.collapsed([0, 1, 2, 2], [0, 1, 2, 1]) == ""
-
-
 def test_shift_between_sets():
     truth, predicted, _, units = made(200)
     worse = np.where(truth == 3, 2, predicted)

@@ -58,6 +58,24 @@ def test_an_empty_folder_and_an_unreadable_image_are_named(capsys, tmp_path):
     assert "Remedy:" in said
 
 
+def test_a_run_on_faulty_data_stops_before_any_notebook(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "REPORTS", tmp_path / "reports")
+    monkeypatch.setattr(study, "CACHE", tmp_path / "cache")
+    (tmp_path / "empty").mkdir()
+    code, said = her2(capsys, "run", "--data", tmp_path / "empty")
+    assert code == 2
+    assert "holds no patches" in said
+    for score in ("0", "3+"):
+        (tmp_path / "mine" / score).mkdir(parents=True)
+        Image.fromarray(np.full((64, 64, 3), 200 + len(score), np.uint8)).save(tmp_path / "mine" / score / f"a{score[0]}.png")
+    (tmp_path / "mine" / "3+" / "broken.png").write_bytes(b"not an image")
+    code, said = her2(capsys, "run", "--data", tmp_path / "mine")
+    assert code == 2
+    assert "broken.png" in said
+    assert "--skip-bad" in said
+    assert not list(tmp_path.rglob("*.ipynb"))
+
+
 def test_help_is_instant_and_complete():
     done = subprocess.run([sys.executable, "-X", "importtime", "-m", "her2lib.cli", "--help"], capture_output=True, text=True, check=True)
     for verb in ("run", "status", "check", "phantom", "report", "audit"):
