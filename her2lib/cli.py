@@ -50,7 +50,7 @@ def run(options):
     from her2lib import run as run_
 
     study = load(_study_file(options))
-    if not options.dry_run and study.data["source"] != "phantom":
+    if not options.dry_run:
         _look_first(study)
     print(f"{study.name}: {study.question}")
     summary = run_.execute(
@@ -159,11 +159,12 @@ def _phantom(verb):
 
 def _look_first(study):
     """None; one sentence about data that cannot be used, before any notebook starts."""
-    from her2lib import patches
+    own = [study.cohort_path] if study.data["source"] != "phantom" else []
+    for path in own + ([study.external_path] if study.data["external"] else []):
+        from her2lib import patches  # not for phantoms, which need no look
 
-    for path in filter(None, (study.cohort_path, study.external_path)):
         if not path.exists():
-            raise StudyError(f"There is nothing at {path}: put the patches there, or correct source in {study.file.name}.")
+            raise StudyError(f"There is nothing at {path}: put the patches there, or correct [data] in {study.file.name}.")
         _, problems = patches.read(path, cache=study.store, progress=True)
         if not study.data["skip_bad"]:
             patches.stop_on_errors(problems, path=path)

@@ -85,10 +85,10 @@ class Study:
 
     @property
     def external_path(self):
-        """Path of the external set, or None."""
-        if self.data["source"] == "phantom":
-            return self.cohort_path / "external" if self.phantom.get("external") else None
-        return located(self.data["external"]) if self.data["external"] else None
+        """Path of the external set: the user's own, or the phantoms' other laboratory, or None."""
+        if self.data["external"]:
+            return located(self.data["external"])
+        return self.cohort_path / "external" if self.data["source"] == "phantom" and self.phantom.get("external") else None
 
     @property
     def store(self):
@@ -218,9 +218,10 @@ def fingerprint(*values):
 
 def data_fingerprint(study):
     """str over what the patches are: phantom settings, or names, sizes and times of the files."""
+    outside = _listing(study.external_path) if study.data["external"] else None
     if study.data["source"] == "phantom":
-        return fingerprint("phantom", study.phantom, code_fingerprint("phantom"))
-    return fingerprint([_listing(place) for place in (study.cohort_path, study.external_path) if place])
+        return fingerprint("phantom", study.phantom, code_fingerprint("phantom"), *([outside] if outside else []))
+    return fingerprint([_listing(study.cohort_path), *([outside] if outside else [])])
 
 
 def code_fingerprint(*names):

@@ -14,20 +14,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
-from sklearn.metrics import cohen_kappa_score
 from timm.utils import ModelEmaV3
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from her2lib import augment, models, recipes
+from her2lib import augment, models, recipes, verdicts
 from her2lib.recipes import RECIPES, choose_device, choose_precision, recipe
 from her2lib.scores import SCORES
-from her2lib.study import write_bytes, write_json, write_table
+from her2lib.study import code_fingerprint, write_bytes, write_json, write_table
+from her2lib.verdicts import collapsed, fluctuation
 
 __all__ = ["RECIPES", "Fit", "collapsed", "fit", "fluctuation", "load", "predict", "recipe", "save", "shuffled", "table"]
-CHECKPOINT, EVERY_SECONDS = "checkpoint.pt", 30  # one of a tuned ViT-B/16 is 1.7 GB, so not after every short epoch
+CHECKPOINT, PROGRESS, MODEL = "checkpoint.pt", "progress.json", "model.safetensors"
+EVERY_SECONDS = 30  # one of a tuned ViT-B/16 is 1.7 GB, so not after every short epoch
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 
 
@@ -45,6 +47,7 @@ class Fit:
     notes: tuple
     seconds: float
     peak_bytes: int  # of the GPU; 0 on a CPU
+    stamp: str  # what was trained, on what, from where: the same stamp is not trained again
 
 
 def fit(net, train_patches, val_patches=None, *, seed, folder=None, progress=True, device=None, tensorboard=None, **recipe):
@@ -60,7 +63,8 @@ def fit(net, train_patches, val_patches=None, *, seed, folder=None, progress=Tru
     net, history = loop.result(), pd.DataFrame(loop.rows)
     peak = torch.cuda.max_memory_allocated(device) if torch.device(device).type == "cuda" else 0
     seconds = float(history.seconds.sum())  # over all calls, when it was interrupted
-    return Fit(net, history, settings, seed, loop.kept_epoch, str(device), str(loop.dtype)[6:], tuple(loop.notes), seconds, peak)
+    ran = (str(device), str(loop.dtype)[6:], tuple(loop.notes), seconds, peak)
+    return Fit(net, history, settings, seed, loop.kept_epoch, *ran, loop.stamp)
 
 
 def predict(net, images, *, batch=64, device=None, progress=False):
@@ -75,29 +79,6 @@ def table(probabilities, patches, *, run, set):
     return pd.DataFrame({"run": run, "set": set, **words, **shares})
 
 
-def collapsed(probabilities, truth, history=None):
-    """str, why a run has learnt nothing (loss not finite, one answer, majority rate), else "", also if truth is one score."""
-    if history is not None and _broken(history):
-        return _broken(history)
-    if not np.isfinite(probabilities).all():
-        return "probabilities not finite"
-    known = np.asarray(truth) >= 0
-    truth, answer = np.asarray(truth)[known], np.asarray(probabilities)[known].argmax(1)
-    if len(set(truth)) < 2:
-        return ""
-    if len(set(answer)) == 1:
-        return f"answers {SCORES[answer[0]]} only"
-    majority = np.bincount(truth).max() / len(truth)
-    return f"at or below the majority rate {100 * majority:.1f} %" if (answer == truth).mean() <= majority else ""
-
-
-def fluctuation(history, column="val_accuracy"):
-    """float, mean |change per epoch| / range of a curve after epoch 0: 1/(n-1) if it only rises, 1 if it swings to and fro."""
-    curve = pd.DataFrame(history).query("epoch > 0")[column].dropna().to_numpy()
-    span = np.ptp(curve) if len(curve) > 1 else 0.0
-    return float(np.abs(np.diff(curve)).mean() / span) if span else 0.0
-
-
 def shuffled(patches, *, seed):
     """Patches, the twin that can teach nothing: the same images with their scores permuted."""
     turn = np.random.default_rng(seed).permutation(len(patches.score))
@@ -109,20 +90,22 @@ def save(folder, *, net, fit, predictions, parameters, fingerprints=None, **more
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").unlink(missing_ok=True)  # while files change the run is not complete
-    by_set = {name: _measured(rows) for name, rows in predictions.groupby("set", sort=False)}
+    by_set = {name: verdicts.measured(rows) for name, rows in predictions.groupby("set", sort=False)}
     bad = [f"{found['verdict']} ({name})" for name, found in by_set.items() if found["verdict"] and name != "external"]
     versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
     info = {name: value for name, value in vars(fit).items() if name not in ("net", "history")} | dict(
         parameters=parameters, fingerprints=fingerprints or {}, network=net.config, versions=versions, sets=by_set,
-        verdict=_broken(fit.history) or "; ".join(bad), fluctuation=fluctuation(fit.history), **more, complete=True,
+        verdict=verdicts.broken(fit.history) or "; ".join(bad), fluctuation=verdicts.fluctuation(fit.history), **more, complete=True,
     )  # fmt: skip
     state = {name: value.contiguous() for name, value in net.state_dict().items()}
     write_table(folder / "history.csv", fit.history)
     write_table(folder / "predictions.csv", predictions)
-    write_bytes(folder / "model.safetensors", to_bytes(state))
+    trained = dict(stamp=fit.stamp, rows=json.dumps(fit.history.to_dict("records")), kept_epoch=str(fit.kept_epoch))
+    write_bytes(folder / MODEL, to_bytes(state, trained))
     plain = json.loads(pd.Series(info).to_json(double_precision=15, default_handler=str))  # nan becomes null
     write_json(folder / "run.json", plain)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    for name in (CHECKPOINT, PROGRESS):
+        (folder / name).unlink(missing_ok=True)
     return folder
 
 
@@ -133,7 +116,7 @@ def load(folder):
     if not info.get("complete"):
         raise ValueError(f"{folder} holds no finished run: run.json is written last; start the same run again and it goes on.")
     net = models.create(**{**info["network"], "weights": "none"})
-    net.load_state_dict(load_file(path.with_name("model.safetensors")))
+    net.load_state_dict(load_file(path.with_name(MODEL)))
     net.config["weights"] = info["network"]["weights"]
     return net, info
 
@@ -190,6 +173,7 @@ class _Loop:
         row = dict(epoch=epoch, lr=lr, **_named("train", train), **_named("val", val), train_seconds=spent)
         self.rows.append(row | dict(seconds=time.perf_counter() - began, verdict=verdict))
         self.keep()
+        self.tell()
         mark = f", COLLAPSED: {verdict}" if verdict else ""
         bar.set_postfix_str(f"epoch {epoch}/{self.settings['epochs']}, validation kappa {val[2]:.3f}{mark}")
 
@@ -203,7 +187,7 @@ class _Loop:
             answers.append(logits.argmax(1))
             bar.update()
         rows = torch.cat(parts)
-        return (float(torch.stack(losses).sum()) / len(rows), *_agreement(torch.cat(answers).cpu(), self.score[rows]), "")
+        return (float(torch.stack(losses).sum()) / len(rows), *verdicts.agreement(torch.cat(answers).cpu(), self.score[rows]), "")
 
     def step(self, images, score, epoch, step):
         """(loss, logits) of one update."""
@@ -230,8 +214,8 @@ class _Loop:
         logits = _logits(self.ema.module if self.ema else self.net, patches.images[rows], 64, self.device)
         if not logits.isfinite().all():
             return math.nan, math.nan, math.nan, "loss not finite"
-        verdict = collapsed(logits.softmax(1).numpy(), score)
-        return float(F.cross_entropy(logits, score)), *_agreement(logits.argmax(1), score), verdict
+        verdict = verdicts.collapsed(logits.softmax(1).numpy(), score)
+        return float(F.cross_entropy(logits, score)), *verdicts.agreement(logits.argmax(1), score), verdict
 
     def keep(self):
         """The weights to hand back, if these are the ones, and now and then a checkpoint: a kill costs what came after it."""
@@ -248,19 +232,42 @@ class _Loop:
             torch.save(state, partial := self.path.with_name(CHECKPOINT + ".part"))  # one name, so kills leave no heap
             os.replace(partial, self.path)
 
+    def tell(self):
+        """None; progress.json for whoever watches from outside: epoch, validation kappa, seconds left."""
+        if self.path:
+            done, left = len(self.rows) - 1, self.settings["epochs"] - len(self.rows) + 1
+            pace = sum(row["seconds"] for row in self.rows[1:]) / max(done, 1)
+            kappa = self.rows[-1]["val_kappa"]
+            told = dict(kappa=None if math.isnan(kappa) else round(kappa, 4), seconds_left=round(left * pace, 1) if done else None)
+            write_json(self.path.with_name(PROGRESS), dict(epoch=done, epochs=self.settings["epochs"], **told))
+
     def restore(self):
-        if not (self.path and self.path.exists()):
+        if self.path and not self.path.exists():
+            return self.take_finished()
+        if not self.path:
             return
         state = torch.load(self.path, map_location=self.device, weights_only=True)
         if state["stamp"] != self.stamp:
-            raise ValueError(f"{self.path} belongs to another training (other patches, recipe, seed or starting weights): "
-                             "delete it or give another folder.")
+            raise ValueError(f"{self.path} belongs to another training (other patches, recipe, seed, code or starting weights): "
+                             "delete it (her2 run --force does) or give another folder.")
         self.rows, self.kept, self.kept_epoch = state["rows"], state["kept"], state["kept_epoch"]
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
         self.notes.append(f"taken up again after epoch {len(self.rows) - 1}")
+
+    def take_finished(self):
+        """None; a notebook that runs again after its training was finished takes the weights that were kept then."""
+        file = self.path.with_name(MODEL)
+        if not file.is_file():
+            return
+        with safe_open(file, "pt") as held:
+            said = held.metadata() or {}
+            if said.get("stamp") == self.stamp:  # else the study asks for another training: this one is overwritten
+                self.rows, self.kept_epoch = json.loads(said["rows"]), int(said["kept_epoch"])
+                self.kept = {name: held.get_tensor(name) for name in held.keys()}
+                self.notes.append("not trained again: this very training was finished before")
 
     def result(self):
         """Net with the kept weights, back on the CPU, ready to predict."""
@@ -289,15 +296,6 @@ def _logits(net, images, batch, device, progress=False):
         net.train(training)
 
 
-def _agreement(answer, truth):
-    """(accuracy, quadratic-weighted kappa), kappa nan where answers and truth are one and the same score."""
-    answer, truth = np.asarray(answer), np.asarray(truth)
-    right = float((answer == truth).mean())
-    if len({*answer, *truth}) < 2:
-        return right, math.nan
-    return right, float(cohen_kappa_score(truth, answer, weights="quadratic", labels=range(len(SCORES))))
-
-
 def _named(name, numbers):
     return {f"{name}_loss": numbers[0], f"{name}_accuracy": numbers[1], f"{name}_kappa": numbers[2]}
 
@@ -308,22 +306,9 @@ def _best(rows):
     return len(rows) - 1 if not kappas or all(map(math.isnan, kappas)) else 1 + int(np.nanargmax(kappas))
 
 
-def _broken(history):
-    """str, "loss not finite in epoch 3", or ""."""
-    wrong = [f"loss not finite in epoch {row.epoch}" for row in pd.DataFrame(history).itertuples() if "finite" in row.verdict]
-    return wrong[0] if wrong else ""
-
-
-def _measured(rows):
-    known = rows[rows.truth >= 0]
-    probabilities = known.filter(regex=r"^p\d$").to_numpy()
-    accuracy, kappa = _agreement(probabilities.argmax(1), known.truth) if len(known) else (math.nan, math.nan)
-    return dict(n=len(rows), accuracy=accuracy, kappa=kappa, verdict=collapsed(probabilities, known.truth))
-
-
 def _stamp(net, train, val, settings, seed):
-    """str, what a checkpoint belongs to: recipe, seed, patches (every 64th image), starting weights."""
-    digest = hashlib.sha256(json.dumps([settings, seed, net.config], sort_keys=True, default=str).encode())
+    """str, what a training is: recipe, seed, code, patches (every 64th image), starting weights."""
+    digest = hashlib.sha256(json.dumps([settings, seed, net.config, code_fingerprint("train")], sort_keys=True, default=str).encode())
     for patches in filter(_count, (train, val)):
         digest.update(json.dumps([list(map(str, patches.name)), np.asarray(patches.score).tolist()]).encode())
         digest.update(patches.images[::64].contiguous().numpy())

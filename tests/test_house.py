@@ -16,7 +16,7 @@ from her2lib import study
 ROOT = Path(__file__).parents[1]
 ORDER = (
     "scores study stain optics tissue mislead specimen paint phantom images splits patches store cohort slides intervals calibration agreement "
-    "models augment recipes train attribute focus faithfulness inference review plots book explorer readers lease board workers run audit report cli"
+    "models augment recipes verdicts train attribute focus faithfulness inference review plots book explorer readers lease board workers run audit report cli"
 ).split()
 MODULES = sorted(file for file in (ROOT / "her2lib").glob("*.py") if file.name != "__init__.py")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -323,6 +323,31 @@ class TestResume:
                     train.fit(net, patches, epochs=1, folder=tmp_path, **rest, **FAST)
 
 
+    def test_a_saved_training_is_taken_as_it_is_and_another_is_trained(self, tmp_path, monkeypatch):
+        def trained(**more):
+            return train.fit(small(), toy(8), toy(8), folder=tmp_path, **{**dict(seed=0, epochs=1), **more}, **FAST)
+
+        first = trained()
+        rows = train.table(train.predict(first.net, toy(8).images), toy(8), run="a", set="val")
+        train.save(tmp_path, net=first.net, fit=first, predictions=rows, parameters={})
+        assert not (tmp_path / train.CHECKPOINT).exists()
+        other = trained(seed=1)
+        assert "not trained again" not in " ".join(other.notes)
+        (tmp_path / train.CHECKPOINT).unlink()
+        monkeypatch.setattr(train._Loop, "epoch", None)
+        again = trained()
+        pd.testing.assert_frame_equal(again.history, first.history, check_exact=True)
+        assert np.array_equal(train.predict(first.net, toy(8).images), train.predict(again.net, toy(8).images))
+        assert again.kept_epoch == first.kept_epoch
+        assert "not trained again" in " ".join(again.notes)
+
+    def test_whoever_watches_is_told_epoch_kappa_and_time_left(self, tmp_path):
+        fit = train.fit(small(), toy(8), toy(8), seed=0, epochs=2, folder=tmp_path, **FAST)
+        told = json.loads((tmp_path / train.PROGRESS).read_text())
+        kappa = fit.history["val_kappa"].iloc[-1]
+        assert told == {"epoch": 2, "epochs": 2, "kappa": None if np.isnan(kappa) else round(kappa, 4), "seconds_left": 0.0}
+
+
 class TestVerdicts:
     truth = np.array([2, 2, 2, 1, 0])
 
