@@ -40,8 +40,13 @@ def parser():
     _phantom(_verb(verbs, "phantom", phantom, "write a BCI-shaped folder of synthetic patches"))
     report_ = _verb(verbs, "report", report, "render reports/<study>/report.html again")
     report_.add_argument("study")
+    diff_ = _verb(verbs, "diff", diff, "say which numbers of two studies differ by more than their intervals allow")
+    diff_.add_argument("study", metavar="STUDY_A")
+    diff_.add_argument("other", metavar="STUDY_B")
     audit_ = _verb(verbs, "audit", audit, "recompute reported numbers (a TOML file, or a study's own report)")
     audit_.add_argument("file", help="a .toml of reported figures, or the name of a study")
+    _tile(_verb(verbs, "tile", tile, "cut whole slides into patches at a stated mpp"))
+    _score(_verb(verbs, "score", score, "score new patches or slides with a finished run"))
     return top
 
 
@@ -60,9 +65,9 @@ def run(options):
     if options.dry_run:
         return 0
     print(summary)
-    from her2lib import report as report_  # only now: it brings matplotlib
+    from her2lib import export  # only now: it brings matplotlib
 
-    print(f"Report: {report_.render(study)}")
+    print(f"Report: {export.render(study)}")
     return summary.exit_code
 
 
@@ -92,18 +97,38 @@ def phantom(options):
     """int; writes the folder, going on where an earlier call stopped."""
     from her2lib import phantom as phantom_
 
-    kept = {key: value for key, value in vars(options).items() if key not in ("verb", "folder")}
-    print(phantom_.write(Path(options.folder), **kept))
+    kept = {key: value for key, value in vars(options).items() if key not in ("verb", "folder", "with", "without")}
+    switches = dict.fromkeys(options.without, False) | dict.fromkeys(vars(options)["with"], True)
+    print(phantom_.write(Path(options.folder), **kept, **switches))
     return 0
 
 
 def report(options):
     """int; prints the path of the report."""
+    from her2lib import export
 
+    print(f"Report: {export.render(load(options.study))}")
+    return 0
+
+
+def diff(options):
+    """int, 1 when a number moved beyond the interval of its difference; prints these, and what only one study has."""
+    from her2lib import audit as audit_
     from her2lib import report as report_
 
-    print(f"Report: {report_.render(load(options.study))}")
-    return 0
+    both = [load(name) for name in (options.study, options.other)]
+    tables = [report_.all_numbers(study) for study in both]
+    for study, table in zip(both, tables, strict=True):
+        if table.empty:
+            raise StudyError(f"Study {study.name} has no numbers yet: her2 run {study.name}")
+    found = audit_.moved(*tables, names=[report_.known_as(study) for study in both])
+    for row in found[~found.verdict.isin(["within", "unchanged"])].itertuples():
+        change = "" if row.verdict.startswith("only") else f": {row.before:.4g} -> {row.after:.4g}"
+        by = f", difference {row.difference:+.4g} ({row.low:.4g} to {row.high:.4g})" if row.verdict == "moved" else ""
+        print(f"{row.verdict:18} {row.id}{change}{by}")
+    print(", ".join(f"{n} {verdict}" for verdict, n in found.verdict.value_counts().items()) + ". The interval of a difference is made "
+          "from both intervals as if the studies were independent; shared patches make it too wide, so a small move may be missed.")
+    return int((found.verdict == "moved").any())
 
 
 def audit(options):
@@ -117,6 +142,37 @@ def audit(options):
     for row in findings.itertuples():
         print(f"{row.verdict:14} {row.sentence}")
     return audit_.exit_code(findings)
+
+
+def tile(options):
+    """int, 1 when a slide could not be used; prints what was cut and a sentence for each such slide."""
+    from her2lib import slides
+
+    kept = {key: value for key, value in vars(options).items() if key not in ("verb", "slides", "out", "patients")}
+    manifest, problems = slides.tile(options.slides, Path(options.out), patients=slides.read_patients(options.patients), **kept)
+    print(f"{len(manifest)} patches of {manifest.slide.nunique()} slides: {Path(options.out) / 'manifest.csv'}")
+    return _told(problems)
+
+
+def score(options):
+    """int, 1 when something was left out; prints a line per slide, what the columns mean and where the tables are."""
+    from her2lib import inference
+
+    run_ = inference.find_run(options.run)
+    folder = Path(options.out or run_.resolve().parents[1] / "scored" / run_.name)
+    given = {key: getattr(options, key) for key in ("mpp", "side_px", "slide_mpp", "workers", "maps")}
+    table, summed, notes, problems = inference.score(options.paths, run_, folder=folder, **given)
+    print(table.score.value_counts().sort_index().rename("patches").to_string())
+    for row in summed[summed.metric == "summary score"].itertuples():
+        print(f"{row.slide}: {row.value} ({row.n} patches)")
+    print(*notes, f"Tables, maps and heat maps: {folder}", sep="\n")
+    return _told(problems)
+
+
+def _told(problems):
+    for problem in problems:
+        print(f"her2: {problem}", file=sys.stderr)
+    return int(bool(problems))
 
 
 def _verb(verbs, name, function, help_):
@@ -153,8 +209,38 @@ def _phantom(verb):
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--weak", action="store_true", help="every patch carries its slide's score, as in BCI")
     verb.add_argument("--truth", action="store_true", help="write masks and cell tables beside the patches")
-    verb.add_argument("--external", type=int, default=0, help="patches of an external site with raters")
+    verb.add_argument("--balanced", action="store_true", help="as many patches of every score (default: BCI's shares)")
+    verb.add_argument("--he", action="store_true", help="write each patch's registered partner in haematoxylin and eosin too")
+    verb.add_argument("--laboratories", type=int, default=1, help="laboratories, each with its own stain and scanner")
+    verb.add_argument("--external", type=int, default=0, help="patches of an external site, another laboratory's")
+    verb.add_argument("--raters", type=int, default=0, help="simulated readers, each with a leaning and a spread of their own")
+    for name in ("without", "with"):
+        verb.add_argument(f"--{name}", action="append", default=[], metavar="MISLEADER",
+                          help=f"{'no' if name == 'without' else 'force'} blush, edge, clones … in any patch; may be repeated")
     verb.add_argument("--workers", type=int, default=None)
+
+
+def _tile(verb):
+    verb.add_argument("slides", nargs="+", help="slides, or folders of slides, of any format OpenSlide reads")
+    verb.add_argument("--out", required=True, help="new or unfinished folder; the same command goes on")
+    verb.add_argument("--tissue", type=float, default=0.1, help="least share of tissue in a patch (default 0.1)")
+    verb.add_argument("--patients", metavar="CSV", help="table with the columns slide, patient")
+    _fields(verb)
+
+
+def _score(verb):
+    verb.add_argument("paths", nargs="+", help="images, folders of them, a folder made by `her2 tile`, a manifest.csv, or slides")
+    verb.add_argument("--run", required=True, help="reports/<study>/runs/<run>, or <study>/<run>")
+    verb.add_argument("--out", help="folder for tables and maps (default reports/<study>/scored/<run>)")
+    verb.add_argument("--maps", type=int, default=200, help="at most so many patches get a map (default 200)")
+    _fields(verb)
+
+
+def _fields(verb):
+    verb.add_argument("--mpp", type=float, default=0.46, help="micrometres a pixel of the patches cut from slides (default 0.46)")
+    verb.add_argument("--side", dest="side_px", type=int, default=1024, help="their side in pixels (default 1024)")
+    verb.add_argument("--slide-mpp", type=float, help="micrometres a pixel of the slides' full resolution, where the file does not say")
+    verb.add_argument("--workers", type=int, help="processes that cut (default: every core)")
 
 
 def _look_first(study):

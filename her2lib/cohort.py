@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from her2lib.scores import SCORES
+
 RANDOM = ("The sets were drawn patch by patch, as the study asks (split = random): patches of one slide or patient stand on both "
           "sides, so results look better than they would on new slides.")
 
@@ -23,6 +25,7 @@ def prepared(study, *, side_px, split="official", progress=True):
     from her2lib import store
 
     tables, problems = _read(study, progress)
+    tables, left_out = _only(tables, study.data["scores"])
     shares = {"seed": study.data["split_seed"], "val": study.data["val"], "test": study.data["test"]}
     table, notes = _split(tables[0], split, **shares)
     table = pd.concat([table, *(more.assign(set="external") for more in tables[1:])], ignore_index=True)
@@ -30,7 +33,7 @@ def prepared(study, *, side_px, split="official", progress=True):
     images = store.open_store(table, progress=progress, skip_bad=study.data["skip_bad"], **place)
     lost = store.lost(table, **place).rename(columns={"name": "file"}).assign(severity="error")
     table = table[~table["name"].isin(lost["file"])].reset_index(drop=True)
-    return Data(table, images, notes, pd.concat([*problems, lost], ignore_index=True))
+    return Data(table, images, notes + left_out, pd.concat([*problems, lost], ignore_index=True))
 
 
 def _read(study, progress):
@@ -45,6 +48,15 @@ def _read(study, progress):
         if not study.data["skip_bad"]:
             patches.stop_on_errors(found[-1][1], path=place)
     return zip(*found, strict=True)
+
+
+def _only(tables, wanted):
+    """(tables, sentences): only patches of the scores a study asks for; none asked for means all."""
+    if not wanted:
+        return tables, []
+    kept = [table[table["score"].isin([SCORES.index(score) for score in wanted])].reset_index(drop=True) for table in tables]
+    lost = sum(map(len, tables)) - sum(map(len, kept))
+    return kept, [f"This study asks for the scores {', '.join(wanted)} only: {lost} patches of other scores, or of none, are left out."]
 
 
 def _split(table, split, **shares):

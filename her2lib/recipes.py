@@ -26,6 +26,11 @@ RECIPES = {
     "tuned": _TUNED,
     "ordinal": {**_TUNED, "loss": "ordinal", "smoothing": 0.0},
 }
+REMEDIES = {  # the study's own list against an unstable validation curve, each alone; "more data" is the axis n_train
+    "lower_lr": dict(lr=1e-4), "schedule": dict(schedule="cosine", warmup=0.1), "sgd": dict(optimizer="sgd", lr=1e-2),
+    "dropout": dict(dropout=0.2), "weight_decay": dict(weight_decay=0.1), "augmentation": dict(flips=True, stain=0.1),
+    "balanced": dict(balanced=True),
+}  # fmt: skip
 _VIT = dict(lr=1e-4, layer_decay=0.7, drop_path=0.1)  # MAE's 6e-5 at batch 32 and DeiT's 5e-6 stand on either side
 FOR_NETWORK = {  # what differs from RECIPES
     # the study names Adam, 1e-3 and "a scheduler" for the ViT: cosine is our guess
@@ -39,12 +44,11 @@ FOR_NETWORK = {  # what differs from RECIPES
 
 
 def recipe(name, *, network, **overrides):
-    """dict of every keyword argument of fit for this network."""
-    if name not in RECIPES:
-        raise ValueError(f"{name!r} is not a recipe.{nearest(name, RECIPES)}")
+    """dict of every keyword argument of fit for this network; "as_presented+dropout@1e-4" is a recipe, a remedy and a rate."""
+    name, own = _named(name)
     if network not in BACKBONES:
         raise ValueError(f"{network!r} is not a network of this study.{nearest(network, BACKBONES)}")
-    return complete({**RECIPES[name], **FOR_NETWORK.get((name, network), {}), **overrides})
+    return complete({**RECIPES[name], **FOR_NETWORK.get((name, network), {}), **overrides, **own})
 
 
 def choose_device():
@@ -83,6 +87,20 @@ def optimizer(net, settings, steps):
     if settings["schedule"] == "cosine":
         return made, CosineLRScheduler(made, t_initial=total, **warm)
     return made, StepLRScheduler(made, decay_t=total, **warm)
+
+
+def _named(written):
+    """(recipe, changes) of recipe[+remedy …][@learning rate]; what the name of a run says goes before what its study says."""
+    name, _, rate = written.partition("@")
+    name, *remedies = name.split("+")
+    for word, words, kind in [(name, RECIPES, "recipe"), *((remedy, REMEDIES, "remedy") for remedy in remedies)]:
+        if word not in words:
+            raise ValueError(f"{word!r} is not a {kind}.{nearest(word, words)}")
+    changes = {key: value for remedy in remedies for key, value in REMEDIES[remedy].items()}
+    try:
+        return name, changes | ({"lr": float(rate)} if rate else {})
+    except ValueError as error:
+        raise ValueError(f"{written!r}: a learning rate is a number, such as {name}@1e-4.") from error
 
 
 def regularised(net, settings):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from her2lib.scores import nearest
+from her2lib.scores import SCORES, nearest
 
 ROOT = Path(os.environ.get("HER2_ROOT", Path(__file__).resolve().parents[1]))
 REPORTS = Path(os.environ.get("HER2_REPORTS", ROOT / "reports"))  # where every study writes
@@ -29,7 +29,7 @@ AXES = {  # one value of each is a run; the defaults are the smallest honest one
     "twin": ["none"],
 }
 SECTIONS = {
-    "data": {"source": "phantom", "external": "", "val": 0.2, "test": 0.2, "split_seed": 0, "skip_bad": False},
+    "data": {"source": "phantom", "external": "", "val": 0.2, "test": 0.2, "split_seed": 0, "skip_bad": False, "scores": []},
     "phantom": None,  # keyword arguments of phantom.write, which checks them
     "axes": AXES,
     "train": None,  # changes to every recipe; train.recipe checks them
@@ -144,6 +144,7 @@ def checked(written, file):
         if defaults is not None:
             _known(given, defaults, file.name, f" in [{section}]")
         parts[section] = {**(defaults or {}), **given}
+    parts["data"]["scores"] = [_score(word, file.name) for word in parts["data"]["scores"]]
     also = tuple({axis: _values(v) for axis, v in extra.items()} for extra in written.get("also", []))
     parts["axes"] = {axis: _values(values) for axis, values in parts["axes"].items()}
     for grid in (parts["axes"], *also):
@@ -271,6 +272,12 @@ def _run_name(row):
 
 def _values(value):
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _score(word, file):
+    if str(word) not in SCORES:
+        raise StudyError(f"{file}: scores in [data] are {', '.join(SCORES)}, not {word!r}.")
+    return str(word)
 
 
 def _known(given, words, file, where):

@@ -1,11 +1,16 @@
 """`her2`: each mistake is one sentence with the remedy, and leaves nothing behind."""
 
+import os
+import re
 import subprocess
 import sys
+from html import unescape
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
+from test_patches import bci, plant
 
 from her2lib import cli, study
 
@@ -90,3 +95,35 @@ def test_the_plan_is_printed_and_nothing_runs(capsys, tmp_path, monkeypatch):
     assert code == 0
     assert "resnet18-as_presented-none-64px-n100-s0" in said
     assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_phantoms_take_every_setting_and_name_a_misspelt_misleader(capsys, tmp_path):
+    wanted = ["phantom", tmp_path / "a", "--patches", 4, "--slides", 4, "--side-px", 48, "--mpp", 2, "--workers", 1, "--balanced", "--he"]
+    code, _ = her2(capsys, *wanted, "--laboratories", 2, "--external", 2, "--raters", 2, "--without", "blush", "--with", "dust")
+    rows = pd.read_csv(tmp_path / "a" / "phantom.csv")
+    assert code == 0
+    assert sorted(rows.query("set != 'external'").score) == ["0", "1+", "2+", "3+"]
+    assert len(list((tmp_path / "a" / "HE").rglob("*.png"))) == 4
+    assert set(rows.laboratory) == {0, 1, 2}
+    assert rows.loc[rows.set == "external", ["rater_a", "rater_b"]].notna().all(axis=None)
+    assert (rows.blush == 0).all()
+    assert (rows.dust > 0).all()
+    code, said = her2(capsys, "phantom", tmp_path / "b", "--with", "dustt")
+    assert code == 2
+    assert "dust" in said
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.slow  # a whole study of one small network
+def test_twenty_faults_are_left_out_and_named_in_the_report(tmp_path):
+    root = bci(tmp_path / "data", train=40, test=16)
+    planted = plant(root)
+    environment = {**os.environ, "HER2_REPORTS": str(tmp_path / "reports"), "HER2_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "her2lib.cli", "run", "--data", root, "--name", "faulty", "--skip-bad", "--side-px", 64, "--epochs", 1]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = unescape((tmp_path / "reports" / "faulty" / "report.html").read_text(encoding="utf-8"))
+    text = re.sub(r"<[^>]+>", " ", page)
+    for file, words in planted.items():
+        assert file in text, f"{file} ({words}) is not named"
+        assert words in text

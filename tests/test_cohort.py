@@ -37,6 +37,15 @@ def test_row_i_is_patch_i_and_external_patches_come_last(data):
     assert (found.table.groupby("slide")["set"].nunique()[lambda sets: sets.index != ""] == 1).all()
 
 
+def test_only_the_scores_asked_for_are_kept_and_the_rest_is_counted(data):
+    found = cohort.prepared(data(scores=["1+", "2+", "3+"]), side_px=32, progress=False)
+    assert set(found.table["score"]) == {1, 2, 3}
+    assert len(found.table) == len(found.patches) < 44
+    assert any(f"{44 - len(found.table)} patches" in note for note in found.notes)
+    with pytest.raises(study.StudyError, match=r"not '4\+'"):
+        data(scores=["4+"])
+
+
 def test_a_damaged_patch_stops_the_study_or_is_left_out_and_named(data, tmp_path):
     file = tmp_path / "own" / "p5.png"
     file.write_bytes(file.read_bytes()[:2000])

@@ -69,6 +69,15 @@ class TestRecipes:
         with pytest.raises(ValueError, match=words):
             wrong()
 
+    def test_a_name_may_carry_remedies_and_a_rate_which_win_over_the_study(self):
+        plain = train.recipe("as_presented", network="resnet18")
+        found = train.recipe("as_presented+dropout+schedule@1e-5", network="resnet18", lr=0.5, epochs=3)
+        changed = {key: value for key, value in found.items() if value != plain[key]}
+        assert changed == {"dropout": 0.2, "schedule": "cosine", "warmup": 0.1, "lr": 1e-5, "epochs": 3}
+        for wrong, words in {"as_presented+dropuot": "dropout", "as_presented@fast": "is a number", "tund@1e-3": "tuned"}.items():
+            with pytest.raises(ValueError, match=words):
+                train.recipe(wrong, network="resnet18")
+
     @pytest.mark.parametrize("network", ["resnet18", "densenet201", "hybrid", "vit_tiny"])  # vit_b16 has the depth of vit_tiny
     def test_tuned_leaves_no_layer_without_a_rate(self, network):
         settings = train.recipe("tuned", network=network)
