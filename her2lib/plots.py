@@ -145,6 +145,28 @@ def lines(table, ax, *, x, y, by=None, low=None, high=None, log=False, xlabel=No
     return ax
 
 
+def sweep(table, ax, *, x, xlabel, log=False, mark=None, marked=""):
+    """ax of validation kappa by one axis of a sweep, a line per network; table: shown, value, low, high, collapsed (a cross)."""
+    spread = table[x].nunique()
+    for number, (name, part) in enumerate(table.groupby("shown", sort=False)):
+        part, colour = part.sort_values(x), COLOURS[(3 - number) % 4]
+        place = number - (table["shown"].nunique() - 1) / 2  # side by side, or the intervals of four networks hide each other
+        at = part[x] * 1.06**place if log else part[x] + place * 0.012 * (np.ptp(table[x]) if spread > 1 else 1)
+        ax.errorbar(at, part["value"], [part["value"] - part["low"], part["high"] - part["value"]], color=colour, lw=1.8, elinewidth=1,
+                    marker="o", ms=6, label=name)
+        bad = part["collapsed"].to_numpy(bool)
+        ax.plot(at[bad], part["value"][bad], "x", color=INK, ms=11, mew=2.2)
+    if table["collapsed"].any():
+        ax.plot([], [], "x", color=INK, ms=9, mew=2.2, label="COLLAPSED")
+    if mark is not None:
+        ax.axvline(mark, color=GREY, ls="--", lw=1.2)
+        ax.text(mark, 1.01, marked, transform=ax.get_xaxis_transform(), ha="center", va="bottom", color=GREY, size=10)
+    ax.axhline(0, color=GREY, ls=":", lw=1)
+    ax.set(xlabel=xlabel, ylabel="validation kappa (quadratic)", **({"xscale": "log"} if log else {}))
+    ax.legend(fontsize=9, loc="best")
+    return ax
+
+
 def reliability(table, ax):
     """ax of observed share against stated probability per cut (calibration.reliability), with intervals; larger dots, more patches."""
     ax.plot([0, 1], [0, 1], color=GREY, ls=":")
@@ -155,6 +177,48 @@ def reliability(table, ax):
     ax.set(xlabel="stated probability of lying above the border", ylabel="observed share", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     ax.legend(title="border", fontsize=10)
     return ax
+
+
+def heads(table, ax, *, even=None, mpp=None):
+    """ax with each head's attention distance and interval by layer, a line through the layers' means; table: weights, layer, head, value"""
+    for number, (weights, part) in enumerate(table.groupby("weights", sort=False)):
+        colour, heads_ = (GREY, COLOURS[3], COLOURS[1])[number], part["head"].nunique()
+        x = part["layer"] + 1 + 0.5 * ((part["head"] + 0.5) / heads_ - 0.5) + 0.04 * number
+        around = [part["value"] - part["low"], part["high"] - part["value"]]
+        ax.errorbar(x, part["value"], around, fmt=".", ms=5, lw=1, color=colour, alpha=0.7)
+        means = part.groupby("layer")["value"].mean()
+        ax.plot(means.index + 1, means, color=colour, lw=2, label=weights)
+    if even is not None:
+        ax.axhline(even, color=INK, ls=":", lw=1.2, label="even attention")
+    ax.set(xlabel="layer", ylabel="attention distance, px", xticks=sorted(table["layer"].unique() + 1))
+    ax.set_ylim(bottom=0)
+    if mpp and np.isfinite(mpp):
+        ax.secondary_yaxis("right", functions=(lambda px: px * mpp, lambda um: um / mpp)).set_ylabel("micrometres")
+    ax.legend(fontsize=10)
+    return ax
+
+
+def bands(table, ax, *, title=""):
+    """ax with a map's density by depth in the tumour, its null grey beside it; table: band (0 …), depth (words), null, value, low, high."""
+    for null, part in table.groupby("null"):
+        colour, x = (GREY, part["band"] + 0.12) if null else (INK, part["band"] - 0.12)
+        around = [part["value"] - part["low"], part["high"] - part["value"]]
+        ax.errorbar(x, part["value"], around, fmt="o", ms=7, lw=2, color=colour, label="by chance" if null else "map")
+    ax.axhline(1, color=RED, ls=":", lw=1.2)
+    named = table.drop_duplicates("band")
+    ax.set(xticks=named["band"], xticklabels=named["depth"], xlim=(-0.5, named["band"].max() + 0.5), title=title)
+    ax.set_ylim(bottom=0)
+    ax.legend(fontsize=10)
+    return ax
+
+
+def maps(image, heats, axes):
+    """axes with maps {title: (h,w)} over one patch, each by SCALING; the colour scale they share stands beside the last."""
+    for ax, (title, heat) in zip(axes, heats.items(), strict=True):
+        overlay(image, heat, ax, title=title)
+    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), "inferno")
+    axes[-1].figure.colorbar(scale, ax=axes[-1], shrink=0.8, ticks=[0, 0.5, 1])
+    return axes
 
 
 def patch(image, ax, *, title="", colour=INK):
@@ -174,6 +238,18 @@ def overlay(image, heat, ax, *, title="", colour=INK, opacity=0.75):
     ax.imshow(shown, cmap="inferno", vmin=0, vmax=1, alpha=opacity * shown)
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize=9.5, color=colour)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def fields(image, boxes, values, ax, *, high=None, title="", cmap="inferno"):
+    """ax with a value on each field (x, y, side in px of the image) over a slide's grey overview, and the scale beside it."""
+    ax.imshow(picture(image).mean(2), cmap="gray", vmin=0, vmax=255)
+    squares = [plt.Rectangle((x, y), side, side) for x, y, side in boxes]
+    squares = matplotlib.collections.PatchCollection(squares, cmap=cmap, alpha=0.65, lw=0)
+    squares.set(array=np.asarray(values, float), clim=(0, high or max(float(np.nanmax(values)), 1e-9)))
+    ax.figure.colorbar(ax.add_collection(squares), ax=ax, shrink=0.7)
+    ax.set(xticks=[], yticks=[], title=title)
     ax.spines[:].set_visible(False)
     return ax
 
