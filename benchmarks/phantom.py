@@ -1,6 +1,8 @@
 """Phantoms beside real patches: a contact sheet per score, coverage and variance of stain and texture statistics, speed.
 
-    python benchmarks/phantom.py --real FOLDER --out sheet.png
+    python benchmarks/phantom.py --real FOLDER --out sheet.png --ranges ranges.png --own own.jpg
+
+The sheet holds real patches and stays with whoever has them; ranges shows their statistics only, own holds phantoms only.
 """
 
 import argparse
@@ -8,6 +10,7 @@ import time
 from pathlib import Path
 
 import joblib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -15,7 +18,8 @@ from scipy import ndimage
 
 from her2lib import phantom
 from her2lib.optics import DAB, HAEMATOXYLIN
-from her2lib.scores import parse
+from her2lib.scores import COLOURS, SCORES, parse
+from her2lib.study import ROOT
 
 
 def statistics(image):
@@ -111,12 +115,53 @@ def _one(number, score):
     return phantom.patch([78, number], slide=slide, score=score, truth=False).image
 
 
+def ranges(real, count):
+    """Matplotlib figure: per statistic the phantoms' 1st to 99th percentile as a bar from 0 to 1, every real patch as a dot."""
+    found = joblib.Parallel(joblib.cpu_count())(joblib.delayed(_measured)(seed, 512, 1.0, 4) for seed in range(count))
+    ours = pd.DataFrame([row for row, _ in found])
+    theirs = pd.DataFrame([statistics(image) for image in real["image"]])
+    low, high = ours.quantile(0.01), ours.quantile(0.99)
+    figure, ax = plt.subplots(figsize=(9, 7), layout="constrained")
+    for row, name in enumerate(ours):
+        ax.barh(row, 1, height=0.62, color="#dddddd")
+        at = (theirs[name] - low[name]) / (high[name] - low[name])
+        drift = np.linspace(-0.24, 0.24, len(at))
+        ax.scatter(at, row + drift, s=14, c=[COLOURS[score] for score in real["score"]], lw=0)
+        ax.text(1.62, row, f"{((at >= 0) & (at <= 1)).mean():.0%}", va="center", ha="right", size=10)
+    for score, colour in enumerate(COLOURS):
+        ax.scatter([], [], s=30, color=colour, label=SCORES[score])
+    ax.set(yticks=range(ours.shape[1]), yticklabels=ours.columns, ylim=(ours.shape[1] - 0.4, -1.1), xlim=(-0.35, 1.65),
+           xticks=[0, 1], xticklabels=["1st", "99th percentile of the phantoms"])
+    ax.text(1.62, -0.8, "within", ha="right", size=10)
+    ax.legend(title="real patches, score", loc="lower center", bbox_to_anchor=(0.5, -0.16), ncols=4, frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def own(*, columns=8, side_px=256):
+    """PIL image of phantoms alone, a row per score."""
+    page = Image.new("RGB", (columns * side_px, 4 * side_px), "white")
+    ours = joblib.Parallel(joblib.cpu_count())(joblib.delayed(_one)(10 * score + k, score) for score in range(4) for k in range(columns))
+    for k, image in enumerate(ours):
+        small = Image.fromarray(image).resize((side_px, side_px), Image.LANCZOS)
+        page.paste(small, (k % columns * side_px, k // columns * side_px))
+    return page
+
+
 def main():
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    words.add_argument("--real", required=True)
+    words.add_argument("--real", default=str(ROOT.parent / "shared" / "real"))
     words.add_argument("--out", default="phantom.png")
     words.add_argument("--count", type=int, default=200)
+    words.add_argument("--ranges", help="draw the statistics of real patches within the phantoms' ranges, and nothing else")
+    words.add_argument("--own", help="draw a sheet of phantoms alone, and nothing else")
     asked = words.parse_args()
+    if asked.ranges:
+        ranges(read_real(asked.real, fine=2), asked.count).savefig(asked.ranges, dpi=120)
+    if asked.own:
+        own().save(asked.own, quality=88)
+    if asked.ranges or asked.own:
+        return
     for side_px in (1024, 256):
         start, many = time.perf_counter(), 10
         for seed in range(many):
