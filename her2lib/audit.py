@@ -14,9 +14,11 @@ from her2lib.scores import SCORES, nearest
 
 COLUMNS = ["id", "claim", "recomputed", "verdict", "sentence"]
 VERDICTS = ("contradiction", "caution", "unchecked", "consistent")  # only a contradiction makes the exit code 1
+ONLY = ("only in the first", "only in the second")
+MOVES = ("moved", *ONLY, "no interval", "within", "unchanged")  # only the first makes the exit code of her2 diff 1
 KEYS = {  # what a file of reported figures may hold; studies/published.toml explains each
     "count": ("id", "what", "value", "parts", "scores", "patients", "where"),
-    "rate": ("id", "what", "value", "right", "n", "per_score", "of", "scores", "about", "where"),
+    "rate": ("id", "what", "value", "right", "n", "per_score", "of", "scores", "about", "where", "network", "set"),
     "kappa": ("id", "what", "value", "weighting", "rate", "where"),
     "matrix": ("id", "what", "raters", "values", "weighting", "consensus_of", "where"),
 }
@@ -47,6 +49,27 @@ def audit_report(folder):
         wrong = _misprinted(text, rows[id_]) if id_ in rows else "numbers.csv has no such row"
         found.append(({"id": id_, "value": text}, "", not wrong, f"The report prints {text!r} for {id_}, but {wrong}."))
     return _sorted(found + [_again(row, folder, tables) for row in rows.values()])
+
+
+def moved(before, after, *, names=({}, {})):
+    """DataFrame (id, before, after, difference, low, high, verdict) of two numbers.csv; names (name -> axes) match their runs.
+
+    Interval of the difference from the two intervals (Zou and Donner 2008), as if the studies were independent."""
+    a, b = (_keyed(table, known) for table, known in zip((before, after), names, strict=True))
+    both, rows = a.add_suffix("_a").join(b.add_suffix("_b"), how="outer"), []
+    for row in both.to_dict("records"):
+        if pd.isna(row["id_a"]) or pd.isna(row["id_b"]):
+            first = pd.isna(row["id_b"])
+            rows.append((row["id_a"] if first else row["id_b"], row["value_a"], row["value_b"], *[np.nan] * 3, ONLY[not first]))
+            continue
+        difference = row["value_b"] - row["value_a"]
+        low = difference - np.hypot(row["value_b"] - row["low_b"], row["high_a"] - row["value_a"])
+        high = difference + np.hypot(row["high_b"] - row["value_b"], row["value_a"] - row["low_a"])
+        same = difference == 0 or (pd.isna(row["value_a"]) and pd.isna(row["value_b"]))
+        verdict = "unchanged" if same else "no interval" if np.isnan([low, high]).any() else "within" if low <= 0 <= high else "moved"
+        rows.append((row["id_b"], row["value_a"], row["value_b"], difference, low, high, verdict))
+    found = pd.DataFrame(rows, columns=["id", "before", "after", "difference", "low", "high", "verdict"])
+    return found.sort_values("verdict", key=lambda v: v.map(MOVES.index), kind="stable", ignore_index=True)
 
 
 def exit_code(findings):
@@ -81,6 +104,15 @@ def feasible_kappa(per_score):
     others = [np.delete(columns, k) for k in range(len(n))]
     chance = np.array([(right * n).sum() + ((n - right) * [pick(o) for o in others]).sum() for pick in (max, min)]) / n.sum() ** 2
     return tuple((right.sum() / n.sum() - chance) / (1 - chance))
+
+
+def _keyed(table, names):
+    """DataFrame of numbers by question, set, run and metric; a run's name is replaced by its axes, also in "A minus B"."""
+    def spelt(run):
+        return "".join(names.get(part, part) for part in re.split(r"( minus | ~ )", str(run)))
+
+    key = [" / ".join(map(str, (row.question, row.set, spelt(row.run), row.metric))) for row in table.itertuples()]
+    return table[["id", "value", "low", "high"]].set_axis(key, axis=0)
 
 
 def _of_predictions(name, table):

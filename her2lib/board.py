@@ -53,9 +53,10 @@ def doing(folder):
     """str, what a running notebook is at: the cell, and in training the epoch, validation kappa and time left."""
     held, at = lease.holder(folder) or {}, read_json(folder / "progress.json")
     words = [f"cell {held['cell']} of {held['cells']}"] if "cell" in held else ["starting"]
-    words += [f"epoch {at['epoch']} of {at['epochs']}"] if "epochs" in at else []
-    words += [f"kappa {at['kappa']:.2f}"] if at.get("kappa") is not None else []
-    words += [f"{duration(at['seconds_left'])} left"] if at.get("seconds_left") else []
+    if at.get("epoch", 0) < at.get("epochs", 0):  # once trained, the cell says more
+        words.append(f"epoch {at['epoch']}/{at['epochs']}")
+        words += [f"kappa {at['kappa']:.2f}"] if at.get("kappa") is not None else []
+        words += [f"{duration(at['seconds_left'])} left"] if at.get("seconds_left") else []
     return ", ".join(words)
 
 

@@ -71,9 +71,10 @@ class Book:
 
     def figure(self, figure, name, caption, *, photo=False, **numbers):
         """Html figure with its caption; also written to figures/ at 300 dpi and, when it is no photograph, as SVG."""
-        stem = f"{self.notebook[:2]}_{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}"
+        start = self.notebook[:2] if self.notebook[:2].isdigit() else self.notebook  # runs of one network have figures of one name
+        stem = f"{start}_{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}"
         for kind in ("jpeg",) if photo else ("png", "svg"):
-            content, _ = plots.image_bytes(figure, kind=kind, dpi=200 if photo else 300)
+            content, _ = plots.image_bytes(figure, kind=kind, dpi=300)
             write_bytes(self.study.figures / f"{stem}.{kind.replace('jpeg', 'jpg')}", content)
         content, mime = plots.image_bytes(figure, photo=photo)
         plots.close(figure)
@@ -137,6 +138,20 @@ def record(study, run):
 def finished(study, run):
     """bool, whether run.json says that the run is complete."""
     return bool(record(study, run).get("complete"))
+
+
+def verdict(record):
+    """Html: whether this run collapsed, and how much its validation curve fluctuates (1 = to and fro over its whole range each epoch)."""
+    why = record["verdict"]
+    said = f"<span class=collapsed>COLLAPSED: {html.escape(why)}.</span>" if why else "This run did not collapse."
+    return Html(f"<p>{said} Mean change of validation accuracy from epoch to epoch: {record['fluctuation']:.2f} of its range.</p>")
+
+
+def sibling(study, run):
+    """dict, one finished run in a row: accuracy by set, fluctuation, verdict."""
+    done = record(study, run)
+    sets = {f"{name} accuracy": found.get("accuracy") for name, found in done["sets"].items()}
+    return {"run": run, **sets, "fluctuation": done["fluctuation"], "verdict": done["verdict"] and f"COLLAPSED: {done['verdict']}"}
 
 
 def frame(book, ids, *, names):

@@ -1,35 +1,14 @@
-"""Executed notebooks and tables -> report.html: one file without code or outside address; and the sentences of its first page."""
+"""What the report says: its first page and its recurring tables, put together from the study's tables; no number is typed."""
 
 import html
 import json
-import re
-from datetime import date
-from pathlib import Path
+import tomllib
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, select_autoescape
 
-from her2lib.book import COLUMNS, Html, is_null, listing, names_of, record, records
-from her2lib.study import NOTEBOOK_OF, environment, fingerprint, made, write_json, write_table, write_text
-
-TAG = "report"  # a notebook cell with this tag is part of the report
-LIMIT_BYTES = 8_000_000
-
-
-def render(study):
-    """Path of reports/<study>/report.html, made from the executed notebooks; numbers.csv and receipt.json beside it."""
-    chapters = [chapter for task in _reading_order(study) if (chapter := _chapter(study, task))]
-    if not chapters:
-        raise ValueError(f"Study {study.name} has no executed notebook yet: her2 run {study.name}")
-    write_table(study.folder / "numbers.csv", all_numbers(study))
-    receipt = {"study": study.name, "made": date.today().isoformat(), "file": study.file.name, "environment": environment(),
-               "runs": {name: run["fingerprints"] for name, run in records(study).items()}}
-    write_json(study.folder / "receipt.json", receipt)
-    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape())
-    page = templates.get_template("report.html").render(study=study, chapters=chapters, receipt=receipt, id=fingerprint(receipt))
-    if len(page) > LIMIT_BYTES:
-        print(f"The report is {len(page) / 1e6:.1f} MB, above {LIMIT_BYTES / 1e6:.0f} MB: lower gallery under [maps] in {study.file.name}.")
-    return write_text(study.folder / "report.html", page)
+from her2lib.book import COLUMNS, Html, is_null, listing, names_of
+from her2lib.scores import name as written
+from her2lib.study import ROOT, located
 
 
 def all_numbers(study):
@@ -98,20 +77,6 @@ def comparison(book, table):
                       caption=f"Differences with 95 % intervals. Exact McNemar, as if patches were independent, after Holm: {told}.")
 
 
-def verdict(record):
-    """Html: whether this run collapsed, and how much its validation curve fluctuates (1 = to and fro over its whole range each epoch)."""
-    why = record["verdict"]
-    said = f"<span class=collapsed>COLLAPSED: {html.escape(why)}.</span>" if why else "This run did not collapse."
-    return Html(f"<p>{said} Mean change of validation accuracy from epoch to epoch: {record['fluctuation']:.2f} of its range.</p>")
-
-
-def sibling(study, run):
-    """dict, one finished run in a row: accuracy by set, fluctuation, verdict."""
-    done = record(study, run)
-    sets = {f"{name} accuracy": found.get("accuracy") for name, found in done["sets"].items()}
-    return {"run": run, **sets, "fluctuation": done["fluctuation"], "verdict": done["verdict"] and f"COLLAPSED: {done['verdict']}"}
-
-
 def paragraphs(sentences):
     """Html, one paragraph per sentence, escaped."""
     return Html("".join(f"<p>{html.escape(str(sentence))}</p>" for sentence in sentences))
@@ -129,6 +94,47 @@ def shifts(book, tables, *, source):
     return book.table(sets, rows=rows, head="given the true score", caption="Share of the patches of each true score, 95 % intervals.")
 
 
+def published(book, study, numbers):
+    """Html table of published accuracies beside ours, only where network and set correspond; the caption says what that is worth."""
+    names = {}
+    for run, name in names_of(study).items():
+        if study.run(run)["twin"] == "none":
+            names.setdefault(study.run(run)["network"], {})[name] = None
+    table = numbers[numbers["metric"] == "accuracy"].set_index(["set", "run"])
+    book.rows |= {row["id"]: row for row in table.reset_index().to_dict("records")}
+    rows, file = {}, located(study.published["file"]) if study.published["file"] else ROOT / "studies" / "published.toml"
+    for claim in tomllib.loads(file.read_text(encoding="utf-8"), parse_float=str).get("rate", []):  # str: as it was printed
+        own = names.get(claim.get("network"), {})
+        for name in [name for name in own if (claim.get("set"), name) in table.index]:
+            what = f"{claim['what']} ({claim.get('where', '')})" + f"; here {name}" * (len(own) > 1)
+            rows[what] = ["about " * bool(claim.get("about")) + f"{claim['value']} %", table.at[(claim["set"], name), "id"]]
+    if not rows:
+        return Html("<p>No published figure belongs to a network and a set of this study.</p>")
+    worth = ("The patches here are synthetic: these numbers say nothing about the published ones, whichever way they fall."
+             if study.data["source"] == "phantom" else
+             "The same patches only where this study's are the published ones; otherwise a difference may be the patches' alone.")
+    return book.table(["published, no interval given", "here"], rows=rows, head="share given the true score", caption=worth)
+
+
+def doubts(study, *, most=20):
+    """Html table of the labels that a pathologist should read again (notebook 09), the first ones; or a sentence that there is none."""
+    files = sorted(study.folder_of("09_label_review").glob("doubt*.csv"))
+    if not files:
+        return Html("<p>Labels in doubt were not looked for in this study.</p>")
+    table = pd.read_csv(files[0], keep_default_na=False)
+    if table.empty:
+        return Html("<p>No label of this study is in doubt.</p>")
+    shown = table.loc[:, table.columns != "path"].head(most)
+    shown = shown.assign(**{column: shown[column].map(written) for column in ("score", "suggested") if column in shown})
+    return listing(shown, caption=f"The {len(shown)} most doubtful of {len(table)} labels. A doubt is a reason to look again, no error.")
+
+
+def known_as(study):
+    """dict name in numbers.csv -> its axes spelt out (seeds share a name): what two studies can be compared by."""
+    names, left_out = names_of(study), ("run", "seed")
+    return {names[run["run"]]: " ".join(f"{key}={value}" for key, value in run.items() if key not in left_out) for run in study.runs()}
+
+
 def failures(study):
     """Html: runs that failed, with the last line of the error; or that all were finished."""
     file = study.folder / "runs" / "failures.json"
@@ -142,6 +148,11 @@ def failures(study):
 
 def limits(study, records):
     """Html list: what the data and the runs cannot tell, in plain words, from what is on record."""
+    return Html("<ul>" + "".join(f"<li>{html.escape(sentence)}</li>" for sentence in cautions(study, records)) + "</ul>")
+
+
+def cautions(study, records):
+    """list of str, the sentences of limits()."""
     say = ["Research use only: a score of one patch is not an ASCO/CAP score of a tumour."]
     if study.data["source"] == "phantom":
         say.append("The patches are synthetic. They show that the software measures what it claims; they say nothing about real tissue.")
@@ -149,8 +160,8 @@ def limits(study, records):
         say.append("Networks began from random weights, not from pretrained ones: a published network had a better start.")
     if len({run["seed"] for run in study.runs()}) == 1:
         say.append("Each network was trained once. Another seed would give other numbers; that spread is not in the intervals.")
-    say += json.loads((study.folder_of("01_data_exploration") / "notes.json").read_text(encoding="utf-8"))
-    return Html("<ul>" + "".join(f"<li>{html.escape(sentence)}</li>" for sentence in say) + "</ul>")
+    file = study.folder_of("01_data_exploration") / "notes.json"
+    return say + (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else [])
 
 
 def provenance(study, records):
@@ -159,50 +170,3 @@ def provenance(study, records):
              "minutes": round(run["seconds"] / 60, 1), "data, code": " ".join(run["fingerprints"].values())}
             for name, run in records.items()]
     return listing(pd.DataFrame(rows), caption="One row for every finished run. receipt.json holds the versions of all packages.")
-
-
-def _reading_order(study):
-    """First page first, then the notebooks by number; of many runs of one network the first stands in the report."""
-    shown = {run["network"]: run["run"] for run in reversed(study.runs()) if run["twin"] == "none"}
-    runs = {run["run"] for run in study.runs()}
-    folders = [folder.name for folder in made(study.folder / "runs").iterdir() if (folder / "notebook.ipynb").is_file()]
-    wanted = [name for name in folders if name not in runs or name in shown.values()]
-    return sorted(wanted, key=lambda name: (not name.startswith("10_"), _notebook_of(study, name), name))
-
-
-def _notebook_of(study, task):
-    networks = {run["run"]: run["network"] for run in study.runs()}
-    return NOTEBOOK_OF[networks[task]] if task in networks else task
-
-
-def _chapter(study, task):
-    import nbformat  # 2 s to import: only where notebooks are read
-
-    notebook = nbformat.read(study.folder_of(task) / "notebook.ipynb", as_version=4)
-    parts = [_part(cell) for cell in notebook.cells if TAG in cell.metadata.get("tags", [])]
-    body = "\n".join(part for part in parts if part)
-    if not body:
-        return None
-    title = re.search(r"<h2[^>]*>(.*?)</h2>", body, re.S)
-    anchor = f"chapter-{re.sub(r'[^a-z0-9]+', '-', task.lower())}"
-    return {"anchor": anchor, "title": re.sub(r"<[^>]+>|¶", "", title[1]).strip() if title else task, "body": body}
-
-
-def _part(cell):
-    from nbconvert.filters import markdown2html
-
-    if cell.cell_type == "markdown":
-        text = re.sub(r'<a class="anchor-link".*?</a>', "", markdown2html(cell.source))
-        return re.sub(r'(<h\d) id="[^"]*"', r"\1", text)  # several notebooks have equal headings; ids must be unique
-    return "\n".join(filter(None, (_output(output) for output in cell.get("outputs", []))))
-
-
-def _output(output):
-    if output.output_type == "stream":
-        return ""  # progress bars and prints are for the person at the notebook
-    data = output.get("data", {})
-    if "text/html" in data:
-        return data["text/html"]
-    if "image/png" in data:
-        return f'<figure><img alt="" src="data:image/png;base64,{data["image/png"].strip()}"></figure>'
-    return f"<pre>{html.escape(data.get('text/plain', ''))}</pre>" if "text/plain" in data else ""

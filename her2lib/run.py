@@ -111,7 +111,7 @@ def execute(study, *, only=None, force=False, dry_run=False, retries=2, workers=
         raise RunError(f"{scheduler} is not encrypted, and Dask runs whatever it is sent: use tls:// or say --insecure.")
     tasks, table = chosen(plan(study), only), estimate(study, only=only, force=force)
     if progress or dry_run:
-        print(_announce(table, whole=dry_run), flush=True)
+        print(_announce(table, whole=dry_run) + _shared(study, per_gpu), flush=True)
     if dry_run:
         return Summary([_row(task, "planned") for task in tasks])
     rows, board, failures = {}, Board(len(tasks), progress), study.folder_of("failures.json")
@@ -253,6 +253,18 @@ def _announce(table, *, whole):
     done = len(table) - len(todo)
     return "\n".join([*(lines if whole else []), f"{len(table)} notebooks: {done} complete, {len(todo)} to execute"
                       + (f" ({cost}{more})." if todo else ".")])
+
+
+def _shared(study, per_gpu):
+    """str, what sharing a GPU costs in memory: the largest networks meet on one; "" when nothing is shared."""
+    if per_gpu < 2:
+        return ""
+    batch = study.train.get("batch", 32)
+    kinds = sorted({(run["network"], run["side_px"]) for run in study.runs()})
+    sizes = [workers.memory_gb(network, side_px=side_px, batch=batch) for network, side_px in kinds]
+    each = [f"{network} at {side_px} px {gb:.1f} GB" for (network, side_px), gb in zip(kinds, sizes, strict=True)]
+    return (f"\n{per_gpu} runs share each GPU: at most {per_gpu * max(sizes):.1f} GB and {per_gpu} copies of the patches "
+            f"(estimate for batches of {batch}, not measured: {'; '.join(each)}).")
 
 
 def _keep(file, rows):

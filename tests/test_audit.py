@@ -277,3 +277,38 @@ def test_each_wrong_number_of_a_report_is_named(reported):
     findings = audit.audit_report(folder)
     assert "is no table in this report's folder" in spoken(findings, "unchecked")
     assert audit.exit_code(findings) == 0
+
+
+class TestMoved:
+    """Two numbers.csv side by side."""
+
+    def table(self, **rows):
+        names = {"id": list(rows), "question": "06", "set": "test", "run": list(rows), "metric": "accuracy"}
+        return pd.DataFrame({**names, **dict(zip(("value", "low", "high"), zip(*rows.values(), strict=True), strict=True))})
+
+    def verdicts(self, a, b, **options):
+        return audit.moved(a, b, **options).set_index("id")["verdict"].to_dict()
+
+    def test_a_number_moves_when_the_interval_of_its_difference_excludes_zero(self):
+        before = self.table(far=(0.5, 0.4, 0.6), near=(0.5, 0.4, 0.6), equal=(0.5, 0.4, 0.6), gone=(0.5, 0.4, 0.6))
+        after = self.table(far=(0.8, 0.7, 0.9), near=(0.6, 0.5, 0.7), equal=(0.5, 0.4, 0.6), new=(0.5, 0.4, 0.6))
+        found = audit.moved(before, after).set_index("id")
+        assert found["verdict"].to_dict() == {"far": "moved", "gone": "only in the first", "new": "only in the second", "near": "within", "equal": "unchanged"}
+        low, high = found.loc["far", ["low", "high"]]
+        assert (low, high) == pytest.approx((0.3 - 0.02**0.5, 0.3 + 0.02**0.5))  # by hand: 0.3 -+ sqrt(0.1^2 + 0.1^2)
+
+    def test_intervals_that_overlap_may_still_have_moved(self):
+        before, after = self.table(a=(0.5, 0.4, 0.6)), self.table(a=(0.65, 0.55, 0.75))
+        assert self.verdicts(before, after) == {"a": "moved"}  # 0.15 > 0.1414
+
+    def test_without_an_interval_nothing_is_said_to_move(self):
+        nan = float("nan")
+        assert self.verdicts(self.table(a=(0.5, nan, nan)), self.table(a=(0.9, nan, nan))) == {"a": "no interval"}
+        assert self.verdicts(self.table(a=(nan, nan, nan)), self.table(a=(nan, nan, nan))) == {"a": "unchanged"}
+
+    def test_names_are_matched_by_their_axes(self):
+        before = self.table(ResNet18=(0.5, 0.4, 0.6)).assign(run="ResNet18 minus DAB rule")
+        after = self.table(long=(0.9, 0.8, 1.0)).assign(run="ResNet18, as presented minus DAB rule")
+        names = {"ResNet18": "network=resnet18"}, {"ResNet18, as presented": "network=resnet18"}
+        assert self.verdicts(before, after, names=names) == {"long": "moved"}
+        assert set(self.verdicts(before, after).values()) == set(audit.ONLY)

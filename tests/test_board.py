@@ -1,6 +1,9 @@
 """The progress board: words, and plain lines where there is no terminal."""
 
+import json
 from types import SimpleNamespace
+
+import pytest
 
 from her2lib import board
 
@@ -9,6 +12,18 @@ def test_durations_and_sentences():
     assert [board.duration(seconds) for seconds in (None, 12.3, 150, 7200)] == ["unknown", "12 s", "2 min", "2.0 h"]
     row = {"task": "a", "state": "failed", "seconds": 3, "tries": 3, "cell": 7, "error": "one\ntwo"}
     assert board.sentence(row) == "a: failed in 3 s (cell 7 of failed.ipynb): two"
+
+
+@pytest.mark.parametrize(("told", "shown"), [
+    ({"epoch": 3, "epochs": 10, "kappa": 0.4123, "seconds_left": 12.4}, "starting, epoch 3/10, kappa 0.41, 12 s left"),
+    ({"epoch": 0, "epochs": 10, "kappa": None, "seconds_left": None}, "starting, epoch 0/10"),
+    ({"epoch": 10, "epochs": 10, "kappa": 0.4123, "seconds_left": 0.0}, "starting"),  # trained: the line goes
+    (None, "starting"),
+])
+def test_a_training_says_its_epoch_kappa_and_time_left(told, shown, tmp_path):
+    if told:
+        (tmp_path / "progress.json").write_text(json.dumps(told))
+    assert board.doing(tmp_path) == shown
 
 
 def test_a_log_file_gets_plain_lines_and_nothing_about_what_was_skipped(capsys, tmp_path):

@@ -3,14 +3,18 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
 
+import dask
 import psutil
 import pytest
+from distributed import LocalCluster
+from distributed.security import Security
 
 from her2lib import lease, run, study, workers
 
@@ -223,6 +227,31 @@ class TestExecute:
         with pytest.raises(run.RunError, match="Dask runs whatever it is sent"):
             run.execute(loaded(root), scheduler="tcp://somewhere:8786")
 
+    @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl for a certificate")
+    def test_a_scheduler_with_tls_executes_a_study(self, root):
+        tiny(root, around=())
+        key, cert = root / "key.pem", root / "cert.pem"
+        make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=her2".split()
+        subprocess.run([*make, "-keyout", key, "-out", cert], check=True, capture_output=True)
+        names = [f"distributed.comm.tls.{name}" for name in ("scheduler", "worker", "client")]
+        files = {f"{name}.{kind}": str(file) for name in names for kind, file in (("cert", cert), ("key", key))}
+        with (dask.config.set({"distributed.comm.tls.ca-file": str(cert), **files}),
+              LocalCluster(n_workers=1, threads_per_worker=1, processes=False, protocol="tls://", host="127.0.0.1", security=Security(),
+                           dashboard_address=None) as cluster):
+            assert cluster.scheduler_address.startswith("tls://127.0.0.1")
+            summary = run.execute(loaded(root), scheduler=cluster.scheduler_address, progress=False)
+        assert states(summary) == {"s0": "done"}
+
+    def test_sharing_a_gpu_says_what_memory_it_costs(self, root, capsys):
+        tiny(root)
+        run.execute(loaded(root), per_gpu=3, dry_run=True)
+        said = capsys.readouterr().out
+        each = workers.memory_gb("resnet18", side_px=224)
+        assert f"3 runs share each GPU: at most {3 * each:.1f} GB" in said
+        assert "estimate" in said
+        run.execute(loaded(root), dry_run=True)
+        assert "share each GPU" not in capsys.readouterr().out
+
     def test_estimate_comes_from_like_runs_and_status_from_files(self, root):
         tiny(root, seeds=(0, 1))
         study.write_json(loaded(root).folder_of(f"{RUN}0") / "done.json", {"seconds": 90, "fingerprint": "another"})
@@ -236,7 +265,7 @@ class TestExecute:
         claim.release()
         assert shown.loc[f"{RUN}0", "state"] == "old"
         assert shown.loc["10_report", "state"] == "waiting"
-        assert tuple(shown.loc[f"{RUN}1", ["state", "now"]]) == ("running", "cell 3 of 9, epoch 2 of 5, kappa 0.41, 2 min left")
+        assert tuple(shown.loc[f"{RUN}1", ["state", "now"]]) == ("running", "cell 3 of 9, epoch 2/5, kappa 0.41, 2 min left")
 
 
 ONE_RUN = WRITE + """
