@@ -232,6 +232,12 @@ def pixels(net, x):
 
 def features_gradient(net, x, score):
     """(features, gradient) both (B,C,h,w); the backward pass stops there, so no parameter's gradient is computed or stored."""
+    if not net.layers:  # only what follows a CNN's features needs a graph: nothing before them is kept for a backward pass
+        with looking(net, gradients=False):
+            features = net.tap(x).features
+        with looking(net, gradients=True):
+            logits = net._headed(leaf := _leaf(features), leaf, None, {}).logits
+            return features, torch.autograd.grad(explained(logits, score).sum(), leaf)[0]
     with looking(net, gradients=True):
         tap = net.tap(_leaf(x))
         return tap.features.detach(), torch.autograd.grad(explained(tap.logits, score).sum(), tap.features)[0]

@@ -12,7 +12,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from her2lib import attribute, focus, models, stain
 
 SHARES = tuple(share / 10 for share in range(1, 10))  # of the pixels imputed by ROAD (Rong 2022)
-CACHE_PATCHES = 4  # 224 px patches imputed together on a CPU: more leave the cache and cost a quarter more each
+CACHE_PX = 4 * 224**2  # pixels imputed together on a CPU: more leave the cache and cost a quarter more each
 
 
 def deletion(net, x, *, maps, score, steps=20, baseline="blur"):
@@ -46,9 +46,16 @@ def road(net, x, *, maps, score, shares=SHARES, noise=0.01, seed=0):
     return table.assign(road=(table.least - table.most) / 2)
 
 
+def belief(net, x, *, maps, score, steps=5, shares=(0.3, 0.6)):
+    """DataFrame, a row per patch: deletion and insertion (areas, blurred baseline) and road (mean over shares)."""
+    curves = {removed.__name__: area(removed(net, x, maps=maps, score=score, steps=steps)).cpu() for removed in (deletion, insertion)}
+    table = pd.DataFrame({"patch": range(len(x)), **curves})
+    return table.join(road(net, x, maps=maps, score=score, shares=shares).groupby("patch")["road"].mean(), on="patch")
+
+
 def impute(images, hidden, *, tolerance=4e-3, rounds=30):
     """(B,C,H,W) float images, hidden pixels (B,H,W) bool solved to be their neighbours' weighted mean (Rong 2022)."""
-    size = CACHE_PATCHES if images.device.type == "cpu" else len(images)
+    size = max(1, CACHE_PX // images[0, 0].numel()) if images.device.type == "cpu" else len(images)
     return torch.cat([_solve(*part, tolerance, rounds) for part in zip(images.split(size), hidden.split(size), strict=True)])
 
 
@@ -100,6 +107,16 @@ def stability(net, images, *, score, method=attribute.grad_cam, shift_px=8, seed
     shifted = alike(there[inner], back.roll((-shift_px, -shift_px), (1, 2))[inner]).assign(change="shift")
     stained = alike(own, method(net, models.normalise(stained, net), score)).assign(change="stain")
     return pd.concat([shifted, stained], ignore_index=True)
+
+
+def likeness(net, images, *, score, method=attribute.grad_cam, stages=2, shift_px=8):
+    """DataFrame, a row per change and patch: likeness of maps to the patch's own; "another patch" is the null that belief must clear."""
+    own = method(net, models.normalise(images, net), score)
+    tables = [alike(own, own.roll(len(own) // 2, 0)).assign(change="another patch")]  # half a table away: seldom of the same slide
+    wrecked = sanity(net, models.normalise(images, net), score=score, method=method, stages=stages)
+    for stage, name in ((1, "later half randomised"), (stages, "all weights randomised")):
+        tables.append(wrecked[wrecked.stage == stage].drop(columns=["stage", "module"]).assign(change=name))
+    return pd.concat([*tables, stability(net, images, score=score, method=method, shift_px=shift_px)], ignore_index=True)
 
 
 def deciding_mass(maps, deciding):

@@ -1,7 +1,9 @@
 """Where the maps' mass lies: on which tissue, at which depth of the tumour, in how many places; how far attention looks."""
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,10 +12,22 @@ import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt
 
 from her2lib import attribute
+from her2lib.intervals import FEW_UNITS, Estimate, bootstrap, mean
 
 EDGE_UM, EDGE_PX = 30.0, 14.0  # two to three carcinoma cells; 14 px is 30 um where 224 px show 480 um
 BANDS_UM, BANDS_PX = (0.0, 15.0, 30.0, 60.0, math.inf), (0.0, 7.0, 14.0, 28.0, math.inf)
 REGISTER_TIMES = 3.0  # tokens this many times the median norm are counted as register-like (after Darcet 2024)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the study says, of which networks; values (B,) of what is measured, NaN where it does not apply, lie above or below 0."""
+
+    text: str
+    networks: tuple
+    measured: str
+    says: str
+    values: np.ndarray
 
 
 def share(maps, mask):
@@ -33,6 +47,12 @@ def focus(maps, masks, *, mpp=None, grid=7):
         table["edge_to_centre"] = edge_to_centre(maps, masks["tumour"], mpp=mpp)
         table["edge_share"] = 1 - 1 / (1 + table.edge_to_centre)  # 0.5 = even; the ratio can be infinite, so average this one
     return table.join(scatter(maps, grid=grid))
+
+
+def chance(maps, generators, masks, *, draws=8, **options):
+    """DataFrame as of focus(): the same values placed by chance, mean of some draws; what stands beside the map as its null."""
+    tables = [focus(attribute.surrogate(maps, generators), masks, **options) for _ in range(draws)]  # each draw moves the generators on
+    return pd.concat(tables).groupby(level=0).mean()
 
 
 def pointing(maps, mask):
@@ -107,6 +127,82 @@ def high_norm_tokens(net, x, *, times=REGISTER_TIMES):
         norm = net.tap(x).features.norm(dim=1)
     norm = norm / norm.flatten(1).median(1).values[:, None, None]
     return norm, (norm > times).sum((1, 2))
+
+
+def attention_by_weights(nets, x, *, mpp=None):
+    """DataFrame, attention_distances of {weights: net}, and `tokens`: how many high-norm tokens the patch has."""
+    tables = [attention_distances(net, x, mpp=mpp).assign(weights=weights) for weights, net in nets.items()]
+    counts = [high_norm_tokens(net, x)[1].cpu().numpy() for net in nets.values()]
+    return pd.concat([table.assign(tokens=count[table.patch]) for table, count in zip(tables, counts, strict=True)], ignore_index=True)
+
+
+def truth(folder, names, *, side_px):
+    """{mask: (B,side_px,side_px) bool} of the truth that lies beside phantoms: tumour, membrane, deciding cells and others."""
+    stored = [np.load(Path(folder) / f"{Path(name).stem}.npz") for name in names]
+    masks = {mask: torch.from_numpy(np.stack([one[mask] for one in stored])) for mask in stored[0].files}
+    return {mask: F.interpolate(found[:, None].float(), side_px, mode="nearest-exact")[:, 0] > 0 for mask, found in masks.items()}
+
+
+def means(table, columns, *, by, units, resamples=2000):
+    """DataFrame, a row per group and column: by, metric and Estimate's fields; units (Series) holds one unit per number in `patch`."""
+    rows = []
+    for key, part in table.groupby(list(by), sort=False):
+        own = dict(units=units.iloc[part["patch"]], resamples=resamples)
+        found = {column: bootstrap(mean, part[column].to_numpy(float), **own) for column in columns}
+        rows += [dict(zip(by, key, strict=True)) | {"metric": column} | vars(estimate) for column, estimate in found.items()]
+    return pd.DataFrame(rows)
+
+
+def claims(focused, *, right, farther, lost):
+    """[Claim] of the study; focused: focus() with kind (network), method, null and patch; the others {kind: (B,) by patch}."""
+    table = focused.set_index(["kind", "method", "null", "patch"])[["edge_share", "share_tumour", "entropy"]].sort_index()
+    unknown = np.full(focused["patch"].nunique(), math.nan)
+
+    def of(kind, method, column, null=False):
+        return table.loc[(kind, method, null), column].to_numpy() if (kind, method, null) in table.index else unknown
+
+    def beyond(kind, method, column):
+        return of(kind, method, column) - of(kind, method, column, null=True)
+
+    cam, follow, cnn, vit, hybrid = "grad_cam", "relevance", "resnet18", "vit", "hybrid"
+    good = np.asarray(right.get(cnn, unknown), float)  # NaN where there is no ResNet18
+    edge, tumour, less = "edge share less its null", "share on tumour less its null", "scatter (entropy) less that of the other"
+    return [
+        Claim("ResNet18, right: looks at the tumour's edge and ignores its centre", (cnn,), edge, "above",
+              np.where(good == 1, beyond(cnn, cam, "edge_share"), math.nan)),
+        Claim("ResNet18, wrong: ignored the tumour", (cnn,), tumour, "below",
+              np.where(good == 0, beyond(cnn, cam, "share_tumour"), math.nan)),
+        Claim("ViT loses focus, looks at background", (vit,), tumour, "below", beyond(vit, follow, "share_tumour")),
+        Claim("ViT is scattered (against ResNet18, Grad-CAM of both)", (vit, cnn), less, "above",
+              of(vit, cam, "entropy") - of(cnn, cam, "entropy")),
+        Claim("Hybrid is less scattered than ViT (relevance of both)", (hybrid, vit), less, "below",
+              of(hybrid, follow, "entropy") - of(vit, follow, "entropy")),
+        Claim("Hybrid looks at edges again", (hybrid,), edge, "above", beyond(hybrid, follow, "edge_share")),
+        Claim("ViT looks far away from its earliest layer on", (vit,), "attention distance, px, of layer 1 less untrained", "above",
+              farther.get(vit, unknown)),
+        Claim("Convolution keeps position (against ViT)", (cnn, vit), "accuracy lost by shuffled tiles less ViT's loss", "above",
+              lost.get(cnn, unknown) - lost.get(vit, unknown)),
+        Claim("Convolution keeps position: the hybrid (against ViT)", (hybrid, vit), "accuracy lost by shuffled tiles less ViT's loss",
+              "above", lost.get(hybrid, unknown) - lost.get(vit, unknown)),
+    ]  # fmt: skip
+
+
+def verdict(estimate, null=0.0, *, says="above", broken="", groups=math.inf):
+    """(word, why): confirmed or refuted where the estimate's interval lies clear of the null's, else undecided, as with few groups."""
+    if says not in ("above", "below"):
+        raise ValueError(f"A claim says that a value lies 'above' or 'below' its null, not {says!r}.")
+    low, high = (null.low, null.high) if isinstance(null, Estimate) else (null, null)
+    if broken:
+        return "undecided", broken
+    if not np.isfinite([estimate.low, estimate.high, low, high]).all():
+        return "undecided", estimate.note or "there is no interval"
+    if groups < FEW_UNITS:  # two patients once "refuted" a claim in the demo: resampling two values knows nothing of a third
+        return "undecided", f"only {groups} independent patients or slides, {FEW_UNITS} are needed"
+    rough = f"; {estimate.note}" if estimate.note else ""
+    side = "above" if estimate.low > high else "below" if estimate.high < low else ""
+    if not side:
+        return "undecided", f"the interval does not lie clear of the null{rough}"
+    return "confirmed" if side == says else "refuted", f"the whole interval lies {side} the null{rough}"
 
 
 def _covered(mask, maps):

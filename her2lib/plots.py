@@ -191,14 +191,14 @@ def heads(table, ax, *, even=None, mpp=None):
     if even is not None:
         ax.axhline(even, color=INK, ls=":", lw=1.2, label="even attention")
     ax.set(xlabel="layer", ylabel="attention distance, px", xticks=sorted(table["layer"].unique() + 1))
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.15 * max(table["high"].max(), even or 0))
     if mpp and np.isfinite(mpp):
         ax.secondary_yaxis("right", functions=(lambda px: px * mpp, lambda um: um / mpp)).set_ylabel("micrometres")
-    ax.legend(fontsize=10)
+    ax.legend(fontsize=10, loc="lower right")
     return ax
 
 
-def bands(table, ax, *, title=""):
+def bands(table, ax, *, title="", unit="um"):
     """ax with a map's density by depth in the tumour, its null grey beside it; table: band (0 …), depth (words), null, value, low, high."""
     for null, part in table.groupby("null"):
         colour, x = (GREY, part["band"] + 0.12) if null else (INK, part["band"] - 0.12)
@@ -206,18 +206,21 @@ def bands(table, ax, *, title=""):
         ax.errorbar(x, part["value"], around, fmt="o", ms=7, lw=2, color=colour, label="by chance" if null else "map")
     ax.axhline(1, color=RED, ls=":", lw=1.2)
     named = table.drop_duplicates("band")
-    ax.set(xticks=named["band"], xticklabels=named["depth"], xlim=(-0.5, named["band"].max() + 0.5), title=title)
-    ax.set_ylim(bottom=0)
-    ax.legend(fontsize=10)
+    ax.set(xticks=named["band"], xticklabels=named["depth"], xlim=(-0.5, named["band"].max() + 0.5), title=title,
+           xlabel=f"depth in the tumour, {unit}", ylabel="map over area")
+    ax.set_ylim(min(ax.get_ylim()[0], 0.5), max(ax.get_ylim()[1], 1.5))  # a difference of a hundredth must look like one
     return ax
 
 
-def maps(image, heats, axes):
+def maps(image, heats, axes, *, bar=True):
     """axes with maps {title: (h,w)} over one patch, each by SCALING; the colour scale they share stands beside the last."""
     for ax, (title, heat) in zip(axes, heats.items(), strict=True):
         overlay(image, heat, ax, title=title)
-    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), "inferno")
-    axes[-1].figure.colorbar(scale, ax=axes[-1], shrink=0.8, ticks=[0, 0.5, 1])
+    if bar:
+        level = np.linspace(0, 1, 256)[:, None]
+        seen = 1 - 0.75 * level * (1 - matplotlib.colormaps["inferno"](level[:, 0])[:, :3])  # as overlay lays it over white
+        scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), matplotlib.colors.ListedColormap(seen))
+        axes[-1].figure.colorbar(scale, ax=axes[-1], shrink=0.8, ticks=[0, 0.5, 1])
     return axes
 
 

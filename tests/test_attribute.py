@@ -2,14 +2,18 @@
 
 import copy
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from captum.attr import LayerGradCam
+from PIL import Image
 from torch import nn
 
-from her2lib import attribute, models, stain
+from her2lib import attribute, models, plots, stain
+
+REAL = Path(__file__).parents[2] / "shared" / "real"
 
 NETWORKS = ("resnet18", "densenet201", "vit_tiny", "hybrid")
 QUICK = {
@@ -47,9 +51,11 @@ class ToyCnn(nn.Module):
         return self.tap(x).logits
 
     def tap(self, x, attention=()):
-        features = x[:, :2] * 1
-        embedding = features.mean((2, 3))
-        return models.Tap(embedding @ self.weight.T, embedding, features, None, {})
+        return self._headed(x[:, :2] * 1, x[:, :2] * 1, None, {})
+
+    def _headed(self, last, features, stem, attention):
+        embedding = last.mean((2, 3))
+        return models.Tap(embedding @ self.weight.T, embedding, features, stem, attention)
 
 
 class ToyVit(nn.Module):
@@ -153,6 +159,20 @@ def test_grad_cam_equals_captum(name):
     own = attribute.grad_cam(net, x, torch.tensor([1, 3]))
     assert own.shape == (2, 3, 3)
     assert (own - peer).abs().max() <= 1e-6 * peer.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("score", [2, "1+|2+", "expected"])
+def test_features_and_gradient_equal_one_backward_pass_through_the_whole_network(name, score):
+    net = network(name)
+    x = patches(net, 2)
+    tap = net.tap(x.clone().requires_grad_())
+    wanted = torch.autograd.grad(attribute.explained(tap.logits, score).sum(), tap.features)[0]
+    features, gradient = attribute.features_gradient(net, x, score)
+    assert torch.allclose(features, tap.features, atol=1e-6)
+    assert torch.allclose(gradient, wanted, atol=1e-7, rtol=1e-5)
+    assert not features.requires_grad and not gradient.requires_grad  # noqa: PT018
+    assert wanted.abs().max() > 0
 
 
 def test_hires_cam_and_grad_cam_are_one_where_the_mean_feeds_a_linear_layer():
@@ -323,3 +343,19 @@ def test_dab_and_edges_see_the_picture_behind_the_input():
     assert torch.allclose(edges[0, :, 31:33], torch.tensor(step / 2))  # the whole step over two pixels
     assert edges[0, :, :31].abs().max() < 1e-6
     assert edges[0, :, 33:].abs().max() < 1e-6
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real patches do not lie beside the project")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_maps_of_real_patches_are_finite_and_can_be_drawn(name):
+    files = sorted(REAL.rglob("*.jpg"))[::12]
+    images = [np.asarray(Image.open(file).convert("RGB").resize((64, 64))) for file in files]
+    net = network(name)
+    x = models.normalise(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), net)
+    for method in ("grad_cam", "relevance", "blur_random")[:: 1 if net.layers else 2]:
+        maps = attribute.METHODS[method].function(net, x, 2)
+        assert maps.shape == (len(files), *net.grid)
+        assert maps.isfinite().all()
+        assert (maps[0] - maps[1]).abs().max() > 0  # it depends on the patch
+        shown = plots.drawn(maps[0], (64, 64))
+        assert 0 <= shown.min() <= shown.max() <= 1

@@ -3,10 +3,12 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from her2lib import attribute, focus, models
+from her2lib.intervals import Estimate
 
 
 def square(side=64, low=16, high=48):
@@ -142,3 +144,119 @@ def test_every_map_of_a_network_has_a_focus():
     table = focus.focus(maps, {"tumour": square().expand(2, -1, -1)})
     assert table.share_tumour.between(0, 1).all()
     assert len(table) == 2
+
+
+def test_chance_is_the_mean_of_maps_with_the_same_values_placed_by_chance():
+    maps = torch.zeros(2, 8, 8)
+    maps[:, 2, 3] = 4.0  # one spot: its share on a quarter of the patch is 0 or 1 in every draw, its scatter always 0
+    masks = {"tumour": square().expand(2, -1, -1)}
+
+    def generators(seed):
+        return [torch.Generator().manual_seed(seed + i) for i in range(2)]
+
+    many = focus.chance(maps, generators(0), masks, draws=200, grid=8)
+    assert many.share_tumour.tolist() == pytest.approx([0.25, 0.25], abs=0.1)
+    assert many.entropy.tolist() == [0, 0]
+    assert focus.chance(maps, generators(0), masks, draws=4).equals(focus.chance(maps, generators(0), masks, draws=4))
+    assert (4 * focus.chance(maps, generators(0), masks, draws=4).share_tumour % 1 == 0).all()
+
+
+def test_truth_comes_from_the_files_beside_the_phantoms_at_the_asked_side(tmp_path):
+    inside = np.zeros((8, 8), bool)
+    inside[:4, 4:] = True
+    np.savez(tmp_path / "a.npz", tumour=inside, deciding=~inside)
+    np.savez(tmp_path / "b.npz", tumour=~inside, deciding=inside)
+    found = focus.truth(tmp_path, ["b.png", "a.png"], side_px=4)
+    assert found["tumour"].shape == (2, 4, 4)
+    assert found["tumour"][1].nonzero().tolist() == [[0, 2], [0, 3], [1, 2], [1, 3]]
+    assert torch.equal(found["tumour"][0], found["deciding"][1])
+    with pytest.raises(FileNotFoundError):
+        focus.truth(tmp_path, ["c.png"], side_px=4)
+
+
+def test_means_resample_the_units_of_the_patches_that_a_group_has():
+    table = pd.DataFrame({"patch": [0, 1, 2, 3, 2, 3], "name": ["a"] * 4 + ["b"] * 2, "value": [1.0, 3.0, 5.0, math.nan, 2.0, 4.0]})
+    found = focus.means(table, ["value"], by=["name"], units=pd.Series([7, 7, 8, 9], name="slides"), resamples=200).set_index("name")
+    assert found.value.to_dict() == {"a": 3, "b": 3}
+    assert found.n.to_dict() == {"a": 3, "b": 2}
+    assert found.units.to_dict() == {"a": "patches of 2 slides", "b": "patches of 2 slides"}
+    assert (found.low.iloc[0], found.high.iloc[0]) == (2, 5)  # slides 7 and 8 have the means 2 and 5
+
+
+@pytest.mark.parametrize(
+    ("interval", "null", "says", "word"),
+    [
+        ((0.1, 0.3), 0.0, "above", "confirmed"),
+        ((0.1, 0.3), 0.0, "below", "refuted"),
+        ((-0.3, -0.1), 0.0, "below", "confirmed"),
+        ((-0.3, -0.1), 0.0, "above", "refuted"),
+        ((-0.1, 0.3), 0.0, "above", "undecided"),
+        ((0.0, 0.0), 0.0, "above", "undecided"),
+        ((0.1, 0.3), (0.2, 0.4), "above", "undecided"),
+        ((0.5, 0.6), (0.2, 0.4), "above", "confirmed"),
+        ((0.1, 0.15), (0.2, 0.4), "above", "refuted"),
+    ],
+)
+def test_a_verdict_needs_intervals_that_lie_clear_of_each_other(interval, null, says, word):
+    def estimate(low, high):
+        return Estimate((low + high) / 2, low, high, 20, "patches")
+
+    null = estimate(*null) if isinstance(null, tuple) else null
+    assert focus.verdict(estimate(*interval), null, says=says)[0] == word
+
+
+def test_a_verdict_that_cannot_be_reached_says_why():
+    sure, none = Estimate(1.0, 0.9, 1.1, 20, "patches"), Estimate(math.nan, math.nan, math.nan, 0, "patches", "there are no patches")
+    assert focus.verdict(sure, says="above", broken="ViT collapsed") == ("undecided", "ViT collapsed")
+    assert focus.verdict(none, says="above") == ("undecided", "there are no patches")
+    assert focus.verdict(sure, none, says="above")[0] == "undecided"
+    noted = Estimate(1.0, 0.9, 1.1, 4, "patches", "interval from the 90% of resamples in which it is defined")
+    assert focus.verdict(noted, says="above") == ("confirmed", f"the whole interval lies above the null; {noted.note}")
+    assert focus.verdict(sure, says="above", groups=10)[0] == "confirmed"
+    assert focus.verdict(sure, says="above", groups=9) == ("undecided", "only 9 independent patients or slides, 10 are needed")
+    with pytest.raises(ValueError, match="'above' or 'below'"):
+        focus.verdict(sure, says="more")
+
+
+def told(**columns):
+    """focus() of two patches for three networks: a map stands 0.2 above its null, the hybrid's entropy 0.1 under ViT's."""
+    rows = []
+    for kind, entropy in {"resnet18": 0.5, "vit": 0.9, "hybrid": 0.8}.items():
+        for method in ("grad_cam", "relevance")[: 1 + (kind != "resnet18")]:
+            for null, share in ((False, 0.7), (True, 0.5)):
+                rows += [{"kind": kind, "method": method, "null": null, "patch": i, "edge_share": share, "share_tumour": share, "entropy": entropy} for i in (0, 1)]
+    return pd.DataFrame(rows).assign(**columns)
+
+
+def test_every_claim_of_the_study_becomes_a_difference_from_its_null():
+    far, lost = {"vit": np.array([3.0, 5.0])}, {"resnet18": np.array([1.0, 0.0]), "vit": np.array([0.0, 0.0]), "hybrid": np.array([0.0, 1.0])}
+    claims = focus.claims(told(), right={"resnet18": np.array([True, False])}, farther=far, lost=lost)
+    values = {(claim.networks, claim.measured): claim.values for claim in claims}
+    edge, tumour, less = (f"{what} less {than}" for what, than in (("edge share", "its null"), ("share on tumour", "its null"), ("scatter (entropy)", "that of the other")))
+    assert np.allclose(values[("resnet18",), edge], [0.2, math.nan], equal_nan=True)  # the right patch only
+    assert np.allclose(values[("resnet18",), tumour], [math.nan, 0.2], equal_nan=True)  # the wrong patch only
+    assert np.allclose(values[("vit",), tumour], 0.2)
+    assert np.allclose(values[("vit", "resnet18"), less], 0.4)
+    assert np.allclose(values[("hybrid", "vit"), less], -0.1)
+    assert np.allclose(values[("hybrid",), edge], 0.2)
+    assert [claim.says for claim in claims if claim.measured == less] == ["above", "below"]
+    position = [claim.values.tolist() for claim in claims if "position" in claim.text]
+    assert position == [[1, 0], [0, 1]]
+    assert len({(claim.networks, claim.measured) for claim in claims}) == len(claims) == 9
+
+
+def test_a_claim_on_a_network_that_was_not_trained_has_no_value():
+    claims = focus.claims(told().query("kind == 'hybrid'"), right={}, farther={}, lost={})
+    assert {claim.networks for claim in claims if np.isfinite(claim.values).any()} == {("hybrid",)}
+    assert all(claim.values.shape == (2,) for claim in claims)
+
+
+def test_attention_by_weights_names_the_weights_and_counts_the_tokens():
+    nets = {word: models.create("hybrid", side_px=64, weights="none", seed=seed) for word, seed in (("untrained", 0), ("trained", 1))}
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    table = focus.attention_by_weights(nets, x, mpp=2.0)
+    assert table.weights.unique().tolist() == ["untrained", "trained"]
+    own = focus.attention_distances(nets["trained"], x, mpp=2.0)
+    assert np.allclose(table[table.weights == "trained"].distance_um, own.distance_um)
+    assert table.groupby(["weights", "patch"]).tokens.nunique().eq(1).all()
+    assert table[table.weights == "trained"].groupby("patch").tokens.first().tolist() == focus.high_norm_tokens(nets["trained"], x)[1].tolist()

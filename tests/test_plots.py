@@ -52,6 +52,40 @@ def test_a_map_is_drawn_by_the_stated_rule():
     assert plots.drawn(heat, (8, 8)).shape == (8, 8)
 
 
+def test_maps_share_one_colour_scale_that_stands_beside_the_last():
+    figure, axes = plots.panels(1, 2)
+    image, heats = np.zeros((3, 8, 8), np.uint8), {"a": np.ones((2, 2)), "b": np.zeros((2, 2))}
+    plots.maps(image, heats, axes)
+    assert [ax.get_title() for ax in axes] == ["a", "b"]
+    assert [ax.images[1].get_clim() for ax in axes] == [(0, 1), (0, 1)]
+    assert len(figure.axes) == 3
+    plots.maps(image, heats, axes, bar=False)
+    assert len(figure.axes) == 3
+    plots.close(figure)
+
+
+def test_bands_draw_the_map_black_and_chance_grey(ax):
+    table = pd.DataFrame({"band": [0, 1, 0, 1], "depth": ["0-15", "15+"] * 2, "null": [False, False, True, True],
+                          "value": [1.2, 0.8, 1.0, 1.0], "low": [1.1, 0.7, 0.9, 0.9], "high": [1.3, 0.9, 1.1, 1.1]})
+    plots.bands(table, ax, title="a", unit="um")
+    dots = [container.lines[0] for container in ax.containers]
+    assert [line.get_ydata().tolist() for line in dots] == [[1.2, 0.8], [1.0, 1.0]]
+    assert [line.get_color() for line in dots] == [plots.INK, plots.GREY]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0-15", "15+"]
+    assert ax.get_xlabel() == "depth in the tumour, um"
+
+
+def test_heads_draw_every_head_and_the_mean_of_each_layer(ax):
+    table = pd.DataFrame({"weights": ["untrained"] * 4, "layer": [0, 0, 1, 1], "head": [0, 1] * 2, "value": [2.0, 4.0, 6.0, 8.0]})
+    plots.heads(table.assign(low=table["value"] - 1, high=table["value"] + 1), ax, even=5.0, mpp=0.5)
+    assert ax.containers[0].lines[0].get_ydata().tolist() == [2, 4, 6, 8]
+    means = next(line for line in ax.lines if line.get_label() == "untrained")
+    assert means.get_xdata().tolist() == [1, 2]
+    assert means.get_ydata().tolist() == [3, 7]
+    assert ax.child_axes[0].get_ylabel() == "micrometres"
+    assert any(line.get_label() == "even attention" and line.get_ydata()[0] == 5 for line in ax.lines)
+
+
 def test_picture_takes_tensors_and_arrays_alike():
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     assert (plots.picture(image.transpose(2, 0, 1)) == image).all()
