@@ -40,6 +40,19 @@ def parser():
     _phantom(_verb(verbs, "phantom", phantom, "write a BCI-shaped folder of synthetic patches"))
     report_ = _verb(verbs, "report", report, "render reports/<study>/report.html again")
     report_.add_argument("study")
+    explorer_ = _verb(verbs, "explorer", explorer, "write reports/<study>/explorer.html: patches and maps to explore without Python")
+    explorer_.add_argument("study")
+    explorer_.add_argument("--patches", type=int, default=48, help="how many, test set first (default 48)")
+    sheet_ = _verb(verbs, "sheet", sheet, "write blinded reading sheets (CSV and an offline page), one for each reader")
+    sheet_.add_argument("source", metavar="STUDY|MANIFEST", help="a study, a manifest.csv or a folder of patches")
+    sheet_.add_argument("--readers", nargs="+", required=True, metavar="NAME")
+    sheet_.add_argument("--repeats", type=float, default=0.1, help="share of patches that each reader gets twice (default 0.1)")
+    sheet_.add_argument("--into", metavar="FOLDER", default="sheets", help="new folder for the sheets and their key (default sheets)")
+    sheet_.add_argument("--seed", type=int, default=0)
+    consensus_ = _verb(verbs, "consensus", consensus, "write the readings of filled sheets, and their consensus, into a manifest")
+    consensus_.add_argument("sheets", nargs="+", metavar="SHEETS", help="folders of `her2 sheet`, or CSVs: patch and a column per reader")
+    consensus_.add_argument("--into", metavar="MANIFEST", required=True, help="manifest.csv; its old scores are kept as score_given")
+    consensus_.add_argument("--how", choices=("majority", "median"), default="majority")
     diff_ = _verb(verbs, "diff", diff, "say which numbers of two studies differ by more than their intervals allow")
     diff_.add_argument("study", metavar="STUDY_A")
     diff_.add_argument("other", metavar="STUDY_B")
@@ -67,6 +80,11 @@ def run(options):
     print(summary)
     from her2lib import export  # only now: it brings matplotlib
 
+    made = any(row["state"] == "done" for row in summary.rows) or not (study.folder / "explorer.html").exists()
+    if made and _any_finished(study):
+        from her2lib import explorer as explorer_
+
+        print(f"Explorer: {explorer_.publish(study)}")
     print(f"Report: {export.render(study)}")
     return summary.exit_code
 
@@ -109,6 +127,39 @@ def report(options):
 
     print(f"Report: {export.render(load(options.study))}")
     return 0
+
+
+def explorer(options):
+    """int; prints the path of the page."""
+    from her2lib import explorer as explorer_
+
+    print(f"Explorer: {explorer_.publish(load(options.study), patches=options.patches)}")
+    return 0
+
+
+def sheet(options):
+    """int; writes the sheets and says where they lie."""
+    from her2lib import cohort, patches, readers
+
+    path = Path(options.source)
+    tables = [patches.read(path)[0]] if path.exists() else cohort.read(load(options.source))[0]
+    import pandas as pd
+
+    table = pd.concat(tables, ignore_index=True)
+    folder = readers.sheets(table, options.into, readers=options.readers, repeats=options.repeats, seed=options.seed)
+    print(f"{len(table)} patches for each of {len(options.readers)} readers: {folder}. Keep key.csv back; each reader gets one folder.")
+    return 0
+
+
+def consensus(options):
+    """int, 1 when readings were left out; prints each problem and what was written."""
+    from her2lib import patches, readers
+
+    names = set(patches.read(Path(options.into))[0]["name"])
+    ratings, problems = readers.together(options.sheets, patches=names)
+    for sentence in [*problems, *readers.into(options.into, ratings, how=options.how)]:
+        print(sentence)
+    return int(bool(problems))
 
 
 def diff(options):
@@ -241,6 +292,12 @@ def _fields(verb):
     verb.add_argument("--side", dest="side_px", type=int, default=1024, help="their side in pixels (default 1024)")
     verb.add_argument("--slide-mpp", type=float, help="micrometres a pixel of the slides' full resolution, where the file does not say")
     verb.add_argument("--workers", type=int, help="processes that cut (default: every core)")
+
+
+def _any_finished(study):
+    from her2lib.book import finished
+
+    return any(finished(study, row["run"]) for row in study.runs())
 
 
 def _look_first(study):

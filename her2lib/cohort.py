@@ -1,9 +1,12 @@
 """A study's patches, read, checked, split and decoded: what every notebook starts from."""
 
+import json
+import os
 from dataclasses import dataclass
 
 from her2lib.scores import SCORES
 
+RECOVER_PX = 512  # the longest borders that are compared; shorter ones link fewer tiles
 RANDOM = ("The sets were drawn patch by patch, as the study asks (split = random): patches of one slide or patient stand on both "
           "sides, so results look better than they would on new slides.")
 
@@ -24,20 +27,38 @@ def prepared(study, *, side_px, split="official", progress=True):
 
     from her2lib import store
 
-    tables, problems = _read(study, progress)
+    tables, problems = read(study, progress=progress)
     tables, left_out = _only(tables, study.data["scores"])
     shares = {"seed": study.data["split_seed"], "val": study.data["val"], "test": study.data["test"]}
-    table, notes = _split(tables[0], split, **shares)
-    table = pd.concat([table, *(more.assign(set="external") for more in tables[1:])], ignore_index=True)
+    whole = pd.concat([tables[0], *(more.assign(set="external") for more in tables[1:])], ignore_index=True)
     place = {"side_px": side_px, "folder": study.store}
+    table, notes = _split(tables[0], split, recover=lambda: recovered(study, whole, progress=progress)[: len(tables[0])], **shares)
+    table = pd.concat([table, whole.iloc[len(table) :]], ignore_index=True)
     images = store.open_store(table, progress=progress, skip_bad=study.data["skip_bad"], **place)
     lost = store.lost(table, **place).rename(columns={"name": "file"}).assign(severity="error")
     table = table[~table["name"].isin(lost["file"])].reset_index(drop=True)
     return Data(table, images, notes + left_out, pd.concat([*problems, lost], ignore_index=True))
 
 
-def _read(study, progress):
-    """(tables, problems) of the cohort and, where there is one, of the external set."""
+def recovered(study, table, *, progress=True):
+    """(N,) str, the slide group of every patch of table, recovered once from patches of RECOVER_PX and kept beside the stores."""
+    import numpy as np
+
+    from her2lib import review, store
+    from her2lib.images import probe
+    from her2lib.study import code_fingerprint, fingerprint, write_json
+
+    side_px = min(RECOVER_PX, *(min(sides) for sides in probe(table["path"], cache=study.store)["side_px"]))
+    images = store.open_store(table, side_px=side_px, folder=study.store, progress=progress, skip_bad=study.data["skip_bad"])
+    file = study.store / f"groups-{fingerprint(_key(table), code_fingerprint('review'))}.json"
+    if not file.is_file():
+        write_json(file, dict(zip(images.name.tolist(), review.groups(images.images).tolist(), strict=True)))
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return np.array([found.get(name, name) for name in table["name"]], object)  # what cannot be decoded stands alone
+
+
+def read(study, *, progress=True):
+    """(tables, problems) of the cohort and, where there is one, of the external set; scores read again take the place of the given."""
     from her2lib import patches, phantom
 
     if study.data["source"] == "phantom":
@@ -47,7 +68,31 @@ def _read(study, progress):
         found.append(patches.read(place, cache=study.store, progress=progress))
         if not study.data["skip_bad"]:
             patches.stop_on_errors(found[-1][1], path=place)
-    return zip(*found, strict=True)
+    tables, problems = zip(*found, strict=True)
+    return [_reread(study, table, {name for one in tables for name in one["name"]}) for table in tables], problems
+
+
+def _key(table):
+    """list of names, sizes and times of the files of table: what recovered groups hang on."""
+    return [(row.name, os.path.getsize(row.path), os.stat(row.path).st_mtime_ns) for row in table[["name", "path"]].itertuples(index=False)]
+
+
+def _reread(study, table, known):
+    """table with the scores of the study's CSV of re-read patches (patch, reread) where it has them."""
+    import pandas as pd
+
+    from her2lib import images, scores
+
+    if not study.reread_path:
+        return table
+    again = pd.read_csv(study.reread_path, dtype=str, keep_default_na=False)
+    where = f"{study.reread_path.name} (reread under [data])"
+    if not {"patch", "reread"} <= set(again):
+        raise images.DataError(f"{where} needs the columns patch and reread.")
+    if len(wrong := again[~again["patch"].isin(known) | again["patch"].duplicated()]):
+        raise images.DataError(f"{where}: the patch {wrong['patch'].iloc[0]!r} is unknown or stands there twice: correct that row.")
+    score = table["name"].map(again.set_index("patch")["reread"].map(scores.parse))
+    return table.assign(score=score.fillna(table["score"]).astype(int))
 
 
 def _only(tables, wanted):
@@ -59,11 +104,13 @@ def _only(tables, wanted):
     return kept, [f"This study asks for the scores {', '.join(wanted)} only: {lost} patches of other scores, or of none, are left out."]
 
 
-def _split(table, split, **shares):
-    """(table, notes): given sets kept (official), ignored (grouped: whole slides), or slides ignored as well (random)."""
-    from her2lib import patches
+def _split(table, split, *, recover, **shares):
+    """(table, notes): given sets kept (official), ignored (grouped: whole slides, or recovered groups), or slides as well (random)."""
+    from her2lib import patches, splits
 
     free = table if split == "official" else table.assign(set=table["set"].where(table["set"] == "external", ""))
+    if split == "grouped" and ((table["slide"] == "") & (table["patient"] == "")).any():
+        return splits.grouped(free, recover(), **shares)
     if split != "random":
         return patches.split(free, **shares)
     drawn, notes = patches.split(free.assign(slide="", patient=""), **shares)

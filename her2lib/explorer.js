@@ -6,10 +6,12 @@ const VIRIDIS = ["#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89
 const DIVERGING = ["#2d004b", "#542788", "#8073ac", "#b2abd2", "#f7f7f7", "#fdb863", "#e08214", "#b35806", "#7f3b08"]; // PuOr
 const OF_PANEL = ["shows", "network", "method", "layer", "head"];
 const FILTERS = ["search", "truth", "predicted", "verdict", "sure_from", "sure_to", "disagree", "doubt"];
+const DRAWN_ONLY = ["opacity", "threshold", "smooth"]; // nothing is loaded and nothing beside the panels changes: a slider stays quick
 const OD_MAX = 1.5; // end of the stain panels' scale, optical density
 const SMOOTH_PX = 256; // maps are interpolated to this many px before they are coloured
 const FAINTEST = 0.2; // opacity of the smallest value, as a share of the largest value's: tissue stays visible where a map is low
 const THUMB_PX = 104;
+const IN_DOUBT = 0.5; // of 0..1, from label review
 const PAGE = "her2-explorer";
 const RESEARCH = "Research use only: a patch-level score is not an ASCO/CAP score.";
 
@@ -342,7 +344,8 @@ class Explorer {
     if (FILTERS.includes(key) || key === "network" || key === "extra") this.later("filter");
     if (key === "patch") this.later("strip"), this.scrollTo(this.rows.indexOf(this.get("patch")));
     if (key === "panels" || key === "selected") this.later("panels");
-    this.later("load", "side", "draw");
+    if (["patch", "network", "extra"].includes(key)) this.later("side");
+    this.later("draw", ...(DRAWN_ONLY.includes(key) ? [] : ["load"]));
   }
 
   quietly(changes) {
@@ -380,6 +383,7 @@ class Explorer {
       if (parts.has("filter") || parts.has("strip")) this.drawStrip();
       if (parts.has("load")) this.load();
       if (parts.has("side")) this.drawSide();
+      else if (parts.has("load")) this.drawGrid();
       this.draw();
       this.ready = true;
     });
@@ -469,7 +473,7 @@ class Explorer {
         && (wish.verdict === "any" || right === wish.verdict)
         && (sure === null ? wish.sure_from <= 0 : sure >= wish.sure_from && sure <= wish.sure_to)
         && (!wish.disagree || new Set(Object.values(patch.raters)).size > 1)
-        && (!wish.doubt || patch.doubt !== null));
+        && (!wish.doubt || patch.doubt >= IN_DOUBT));
       if (fits) this.rows.push(i);
     });
     if (wish.doubt) this.rows.sort((a, b) => this.catalogue.patches[b].doubt - this.catalogue.patches[a].doubt);
@@ -657,10 +661,15 @@ class Explorer {
   }
 
   async fill(view, wish, k) {
-    const mark = JSON.stringify(wish) + this.get("patch");
+    const mark = JSON.stringify([wish, this.get("panels")[k], this.get("patch")]); // layers and heads share a stack: the panel tells them apart
     if (!view || view.mark === mark) return;
     view.mark = mark;
-    const current = () => view.mark === mark;
+    const current = () => view.mark === mark, held = this.pictures.get(wish.picture), known = this.stacks.get(wish.stack);
+    if (held && known) {
+      // both are here already, as for every layer and head of a patch: drawn in this frame, not in the one after the promises
+      Object.assign(view, { picture: held, error: wish.why ?? "", map: wish.read(known), drawn: "", token: wish.token, of: known });
+      return;
+    }
     try {
       const picture = wish.picture ? await this.picture(wish.picture, `picture${k}`) : null;
       if (current()) Object.assign(view, { picture, map: null, error: wish.why ?? "" }), this.later("draw");
@@ -839,15 +848,25 @@ class Explorer {
     if (!network?.layers || !stack || this.gridKey !== `attention/${this.get("patch")}/${network.run}` || stack.shape[0] !== network.layers * network.heads) return;
     const cell = this.cell(network), context = this.grid.getContext("2d"), [layer, head] = [this.get("layer"), this.get("head")];
     this.grid.width = network.heads * cell, this.grid.height = network.layers * cell;
-    context.imageSmoothingEnabled = false;
-    for (let k = 0; k < stack.shape[0]; k++) {
-      const map = slice(stack, k), [x, y] = [(k % network.heads) * cell, Math.floor(k / network.heads) * cell];
-      context.drawImage(coloured(map, range(map, false, this.get("stretch")), false, 0), x, y, cell - 2, cell - 2);
-    }
+    context.drawImage(this.cells(stack, network, cell), 0, 0);
     context.lineWidth = 3, context.strokeStyle = "#c2185b";
     context.strokeRect((head ? (head - 1) * cell : 0) + 0.5, (layer - 1) * cell + 0.5, (head ? 1 : network.heads) * cell - 3, cell - 3);
     this.setText(this.gridHead, `Attention from CLS: ${network.layers} layers (down) x ${network.heads} heads`);
     this.grid.setAttribute("aria-label", `Layer ${layer} of ${network.layers}, ${head ? `head ${head} of ${network.heads}` : "mean of heads"}; arrow keys choose`);
+  }
+
+  cells(stack, network, cell) {
+    // every layer and head as a small picture, coloured once per patch: the frame moves over it
+    const mark = `${this.gridKey} ${this.get("stretch")} ${cell}`;
+    if (this.celled === mark) return this.cellsDrawn;
+    const canvas = blank(network.heads * cell, network.layers * cell), context = canvas.getContext("2d"), one = blank(1, 1);
+    context.imageSmoothingEnabled = false;
+    for (let k = 0; k < stack.shape[0]; k++) {
+      const map = slice(stack, k), [x, y] = [(k % network.heads) * cell, Math.floor(k / network.heads) * cell];
+      context.drawImage(coloured(map, range(map, false, this.get("stretch")), false, 0, one), x, y, cell - 2, cell - 2);
+    }
+    this.celled = mark;
+    return (this.cellsDrawn = canvas);
   }
 
   pickCell(event) {
@@ -1053,12 +1072,12 @@ class Controls {
   }
 
   save() {
-    const reader = this.reader.value.trim(), time = new Date().toISOString().replace(/\.\d+Z/, "+00:00");
+    const reader = this.reader.value.trim(), now = new Date().toISOString(), time = now.replace(/\.\d+Z/, "+00:00");
     const row = { time, reader, patch: this.explorer.patch().name, score: this.proposed.value, note: this.words.value.replace(/\s+/g, " ").trim() };
     if (!reader) return this.tell("Give your name as reader first: every note carries it.");
     if (!row.score && !row.note) return this.tell("Write a note or propose a score first.");
     try {
-      localStorage.setItem(`${this.prefix()}${time}:${Math.random()}`, JSON.stringify(row));
+      localStorage.setItem(`${this.prefix()}${now}:${Math.random()}`, JSON.stringify(row));
     } catch (error) {
       return this.tell(`This browser keeps nothing (${error.name}): use the notebook 90_explorer, which writes to disk.`);
     }

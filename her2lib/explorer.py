@@ -3,51 +3,33 @@
 import base64
 import csv
 import hashlib
-import inspect
 import io
 import json
 import os
 import re
-from collections import OrderedDict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import anywidget
 import ipywidgets as ui
-import numpy as np
 import pandas as pd
-import torch
 from filelock import FileLock
 from jinja2 import Environment, FileSystemLoader, select_autoescape
-from PIL import Image, ImageOps
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 from traitlets import Any
 
-from her2lib import stain, store, train
-from her2lib.attribute import METHODS, looking, methods_for, pieces
-from her2lib.book import PROBABILITIES, shown_runs, tables
-from her2lib.models import normalise
-from her2lib.patches import pixels
-from her2lib.scores import COLOURS, CUTS, SCORES, parse
+from her2lib.answers import PAGE_MAP_PX, PAGE_VIEW_PX, SHOWS, STATE, TARGETS, Source, label
+from her2lib.attribute import methods_for
+from her2lib.cohort import prepared
+from her2lib.scores import SCORES, parse
 from her2lib.study import made, write_text
 
 HERE = Path(__file__).parent
 LIMIT_BYTES = 7_500_000  # of answers inside explorer.html; further patches go into sidecars
-THUMB_PX, VIEW_PX, PAGE_VIEW_PX, PAGE_MAP_PX, BATCH = 96, 1024, 512, 56, 16
-SHOWS = {"original": "IHC, as it is", "he": "HE partner",
-         "dab": "DAB (brown)", "haematoxylin": "Haematoxylin (blue)", "map": "Map of a network"}
-TARGETS = {"predicted": "the predicted score", **{score: f"score {score}" for score in SCORES}, "expected": "the expected score",
-           **{cut: f"cut {cut}" for cut in CUTS}}
-UNSIGNED = {"attention", "rollout", "relevance", "centre", "dab", "edges"}  # nothing in their definition goes below 0
-KERNEL_ONLY = {"integrated_gradients", "occlusion"}  # 33 and about 170 passes a patch and score: too slow to write down in advance
+BATCH = 16  # patches computed at once for the page
+REVIEW = "09_label_review"  # whose doubt.csv says which labels are in doubt
 NOTE = ("time", "reader", "patch", "score", "note")
-STATE = {
-    "patch": 0, "shows": "original", "network": "", "method": "grad_cam", "layer": 1, "head": 0, "score": "predicted", "place": [],
-    "opacity": 0.6, "threshold": 0.0, "smooth": True, "stretch": False, "panels": [], "selected": 0, "extra": [], "search": "",
-    "truth": "any", "predicted": "any", "verdict": "any", "sure_from": 0, "sure_to": 100, "disagree": False, "doubt": False,
-}
 LABELS = dict(pair.split("=") for pair in re.split(r"\|", (
     "search=File name|truth=True|predicted=Predicted|verdict=Verdict|sure_from=Sure from %|sure_to=… to %|disagree=raters disagree|"
     "doubt=label in doubt|selected=Panel|shows=Shows|network=Network|method=Method|score=Explains|smooth=smooth|stretch=stretch|"
@@ -57,123 +39,6 @@ Canvas = type("Canvas", (anywidget.AnyWidget,), {
     "__doc__": "The drawing in the notebook; what it shows are its traits.", "_esm": HERE / "explorer.js", "_css": HERE / "explorer.css",
     **{name: Any(value).tag(sync=True) for name, value in {**STATE, "catalogue": {}}.items()},
 })
-
-
-class Source:
-    """What an explorer may ask for: patches (rows of table, images (N,3,H,W) uint8) and the finished networks of a study."""
-
-    def __init__(self, study, table, images, *, doubt=None, view_px=VIEW_PX, map_px=VIEW_PX):
-        self.study, self.table, self.images, self.doubt = study, table.reset_index(drop=True), images, doubt
-        self.view_px, self.map_px, self.extra, self.seen = view_px, map_px, [], OrderedDict()
-        self.networks = {run: (name, *train.load(study.folder_of(run))) for name, run in reversed(shown_runs(study).items())}
-        for _, net, _ in self.networks.values():
-            net.to(train.choose_device())
-
-    def answer(self, key):
-        """(header dict, bytes) for a key as the JavaScript writes it: thumb/3, picture/3/he, map/3/<run>/grad_cam/2 …"""
-        kind, patch, *rest = key.split("/")
-        return self.answers(kind, [int(patch)], *rest)[0]
-
-    def answers(self, kind, patches, *rest):
-        """list of (header, bytes), one per patch, computed as one batch."""
-        if kind in ("thumb", "picture"):
-            return [self._picture(patch, kind, *rest) for patch in patches]
-        run, *rest = rest
-        net = self.networks[run][1]
-        x = normalise(torch.stack([self._image(patch, net.side_px) for patch in patches]), net)
-        maps = self._map(net, x, *rest) if kind == "map" else self._attention(net, x, *rest)
-        return [stack(part) for part in maps]
-
-    def catalogue(self, **more):
-        """dict that tells the drawing what there is: patches, networks, methods, colours."""
-        inverse = torch.linalg.inv(stain.HDAB)
-        return {
-            "study": self.study.name, "shows": SHOWS, "targets": TARGETS, "scores": SCORES, "colours": COLOURS, "cuts": CUTS,
-            "state": STATE, "patches": self._rows(),
-            "stains": {name: {"vector": stain.HDAB[k].tolist(), "inverse": inverse[:, k].tolist()}
-                       for k, name in enumerate(stain.STAINS[:2])},
-            "methods": {name: {"label": _label(name), "caption": method.caption, "null": method.null, "signed": name not in UNSIGNED,
-                               "scored": len(_explained(name)) > 1}
-                        for name, method in METHODS.items()},
-            "networks": [{**{key: info["parameters"].get(key) for key in ("recipe", "seed", "weights")}, "run": run, "name": name,
-                          "side_px": net.side_px, "layers": net.layers, "heads": net.heads, "grid": net.grid,
-                          "methods": [key for key in methods_for(net) if not (more.get("page") and key in KERNEL_ONLY)]}
-                         for run, (name, net, info) in self.networks.items()], **more,
-        }
-
-    def take(self, name, content):
-        """dict, the row of a patch that is not in the study, scored by every network; content: the bytes of its file."""
-        pixels(io.BytesIO(content))  # a file that is no patch ends here, with the reason
-        self.extra.append(content)
-        place = len(self.table) + len(self.extra) - 1
-        scored = {run: train.predict(net, self._image(place, net.side_px)[None])[0] for run, (_, net, _) in self.networks.items()}
-        shares = {run: [round(float(p), 4) for p in row] for run, row in scored.items()}
-        return {"name": name, "set": "", "truth": -1, "mpp": None, "he": False, "raters": {}, "doubt": None, "p": shares, "extra": True}
-
-    def _rows(self):
-        scored = tables(self.study, "predictions")
-        by_run = {run: scored[scored["run"] == run].set_index("patch")[PROBABILITIES].round(4) for run in self.networks}
-        given = {run: dict(zip(rows.index, rows.to_numpy().tolist(), strict=True)) for run, rows in by_run.items()}
-        doubt = {} if self.doubt is None else dict(zip(self.doubt["patch"], self.doubt["doubt"].astype(float), strict=True))
-        raters = [column for column in self.table if column.startswith("rater_")]
-        return [{"name": row["name"], "set": row["set"], "truth": int(row["score"]), "mpp": row["mpp"] if row["mpp"] > 0 else None,
-                 "he": bool(row["he"]), "raters": {rater[6:]: int(row[rater]) for rater in raters if row[rater] >= 0},
-                 "doubt": doubt.get(row["name"]), "p": {run: rows[row["name"]] for run, rows in given.items() if row["name"] in rows}}
-                for row in self.table.to_dict("records")]
-
-    def _file(self, patch, which="ihc"):
-        if patch >= len(self.table):
-            return io.BytesIO(self.extra[patch - len(self.table)])
-        return self.table.at[patch, "he" if which == "he" else "path"]
-
-    def _image(self, patch, side_px):
-        """(3,side_px,side_px) uint8 as a network saw it in training: from the store where that has this side."""
-        if patch < len(self.table) and self.images.shape[-1] == side_px:
-            return self.images[patch]
-        if (key := (patch, side_px)) not in self.seen:
-            self.seen[key] = torch.from_numpy(store.stored(self._file(patch), side_px)[0])
-            while len(self.seen) > 8:  # one patch at the sides of all networks; more would grow with every patch looked at
-                self.seen.popitem(last=False)
-        return self.seen[key]
-
-    def _picture(self, patch, kind, which="ihc"):
-        """JPEG of the middle square, not larger than the view; a thumbnail comes from the store, which decodes nothing."""
-        if kind == "thumb" and patch < len(self.table):
-            image = ImageOps.fit(Image.fromarray(np.asarray(self.images[patch]).transpose(1, 2, 0)), (THUMB_PX, THUMB_PX))
-            return {}, _jpeg(image, quality=80)
-        image = pixels(self._file(patch, which))
-        side_px = min(image.size)
-        shown_px = THUMB_PX if kind == "thumb" else min(side_px, self.view_px)
-        return {"side_px": side_px}, _jpeg(ImageOps.fit(image, (shown_px, shown_px)), quality=92)
-
-    def _map(self, net, x, method, score):
-        """(B,1,h,w) one map a patch, at most map_px across."""
-        maps = METHODS[method].function(net, x, int(score) if score.isdigit() else None if score == "-" else score)[:, None].float()
-        return F.adaptive_avg_pool2d(maps, self.map_px) if maps.shape[-1] > self.map_px else maps
-
-    def _attention(self, net, x, layer="", head="mean"):
-        """(B,layers*heads,h,w) from the token the logits read, or (B,h*w,h,w) from every patch token of one layer."""
-        layers, p, found = [int(layer)] if layer else range(net.layers), net.prefix_tokens, []
-        for part in pieces(net, x):
-            with looking(net, gradients=False):
-                seen = net.tap(x[part], attention=layers).attention
-            for one in torch.stack([seen[k] for k in layers], 1):  # (L,heads,T,T) of one patch
-                if layer:
-                    rows = (one[0].mean(0) if head == "mean" else one[0, int(head)])[p:, p:]
-                else:
-                    rows = one[:, :, 0, p:] if p else one.mean(2)
-                found.append(rows.reshape(-1, *net.grid))
-        return torch.stack(found)
-
-
-def stack(maps):
-    """(header, bytes) of (n,h,w) maps as uint8 between each map's own lowest and highest value, which stand in the header."""
-    maps = np.asarray(maps.cpu(), np.float32)
-    low, high = maps.min((1, 2)), maps.max((1, 2))
-    span = np.where(high > low, high - low, 1)[:, None, None]
-    quantised = np.rint((maps - low[:, None, None]) / span * 255).astype(np.uint8)
-    written = {name: [float(f"{value:.5g}") for value in ends] for name, ends in (("low", low), ("high", high))}
-    return {"shape": list(maps.shape), **written}, quantised.tobytes()
 
 
 def widget(study, data, *, doubt=None):
@@ -200,6 +65,24 @@ def render(study, data, *, patches=48, doubt=None, progress=True):
         file.unlink()  # of an earlier, larger page
     held = {"catalogue": source.catalogue(page=True), "state": {**STATE, **_start(source)}, "records": records, "sidecars": sidecars}
     return write_text(study.folder / "explorer.html", _page(study.name, held))
+
+
+def publish(study, *, patches=48, progress=True):
+    """Path of reports/<study>/explorer.html of a study's own patches, finished runs and label review."""
+    data = prepared(study, side_px=study.run()["side_px"], progress=progress)
+    return render(study, data, patches=patches, doubt=doubts(study), progress=progress)
+
+
+def doubts(study):
+    """DataFrame (patch, doubt 0..1) as 09_label_review wrote it last, or None before it has run."""
+    places = (study.folder_of(REVIEW), study.folder / "tables" / REVIEW)
+    for file in (place / "doubt.csv" for place in places):
+        if file.is_file():
+            table = pd.read_csv(file, dtype={"patch": str})
+            if missing := {"patch", "doubt"} - set(table):
+                raise ValueError(f"{file} has no column {' and '.join(sorted(missing))}: run {REVIEW} again.")
+            return table[["patch", "doubt"]].drop_duplicates("patch")
+    return None
 
 
 def add_note(folder, reader, patch, score, note):
@@ -262,7 +145,7 @@ def _controls(source, canvas):
             canvas.panels = [*canvas.panels, *[canvas.panels[-1]] * 2][: many.value]
             canvas.selected = min(canvas.selected, many.value - 1)
         net = source.networks[canvas.network][1] if canvas.network else None
-        methods = [(_label(name), name) for name in methods_for(net)] if net else [("none", "grad_cam")]
+        methods = [(label(name), name) for name in methods_for(net)] if net else [("none", "grad_cam")]
         for key, choice in (("selected", [(str(k + 1), k) for k in range(many.value)]), ("method", methods)):
             if box[key].options != tuple(choice):
                 kept, box[key].options = getattr(canvas, key), choice
@@ -307,18 +190,10 @@ def _chosen(table, many):
 
 def _recorded(source, progress):
     """list of {key: [header, base64]}, one per patch: all that the page may ask for."""
-    asks = [("thumb",), ("picture", "ihc"), ("picture", "he")]
-    for run, (_, net, _) in source.networks.items():
-        methods = [name for name in methods_for(net) if name not in KERNEL_ONLY | {"attention"}]
-        asks += [("map", run, name, score) for name in methods for score in (_explained(name))]
-        asks += [("attention", run), *(("tokens", run, str(layer), "mean") for layer in range(net.layers))] if net.layers else []
-    packets = [{} for _ in source.table.index]
-    for kind, *rest in tqdm(asks, desc="explorer.html", disable=not progress):
-        patches = [patch for patch in source.table.index if rest != ["he"] or source.table.at[patch, "he"]]
-        for part in (patches[start : start + BATCH] for start in range(0, len(patches), BATCH)):
-            for patch, (header, data) in zip(part, source.answers(kind, part, *rest), strict=True):
-                packets[patch]["/".join([kind, str(patch), *rest])] = [header, base64.b64encode(data).decode()]
-    return packets
+    patches = list(source.table.index)
+    parts = [patches[start : start + BATCH] for start in range(0, len(patches), BATCH)]
+    packets = [packet for part in tqdm(parts, desc="explorer.html", disable=not progress) for packet in source.record(part)]
+    return [{key: [header, base64.b64encode(data).decode()] for key, (header, data) in packet.items()} for packet in packets]
 
 
 def _page(name, held):
@@ -328,23 +203,3 @@ def _page(name, held):
     template = Environment(loader=FileSystemLoader(HERE), autoescape=select_autoescape()).get_template("explorer.html")
     data = json.dumps(held, separators=(",", ":")).replace("<", "\\u003c")
     return template.render(study=name, data=data, script=texts["js"], style=texts["css"], script_hash=marks["js"], style_hash=marks["css"])
-
-
-def _explained(name):
-    """tuple of the words for what a map may explain; one dash for a method that knows no score."""
-    unknown = inspect.signature(METHODS[name].function).parameters["score"].default is None
-    return ("-",) if unknown else (*map(str, range(len(SCORES))), "expected", *CUTS)
-
-
-def _label(name):
-    """str, what a menu says for a method."""
-    method = METHODS[name]
-    if method.null:
-        return f"{name.replace('_', ' ')} (null)"
-    return method.caption.split(":")[0] if ":" in method.caption else name.replace("_", " ").capitalize()
-
-
-def _jpeg(image, *, quality):
-    """bytes; colours at full resolution (4:4:4), because the stains are separated from them in the browser."""
-    image.save(buffer := io.BytesIO(), "JPEG", quality=quality, subsampling=0)
-    return buffer.getvalue()

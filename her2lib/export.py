@@ -37,12 +37,13 @@ def render(study):
                "runs": {name: run["fingerprints"] for name, run in done.items()}}
     write_json(study.folder / "receipt.json", receipt)
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape())
+    explorer = (study.folder / "explorer.html").is_file()
     beside = {"tables": tables(study.folder / "tables", chapters), "drafts": drafts.write(study, done, numbers),
               "figures": _figures(study), "appendix": _appendix(study, templates)}
 
     def written(no_pdf):
         page = templates.get_template("report.html").render(study=study, chapters=chapters, receipt=receipt, id=fingerprint(receipt),
-                                                            beside=beside, no_pdf=no_pdf)
+                                                            beside=beside, no_pdf=no_pdf, explorer=explorer)
         return write_text(study.folder / "report.html", page)
 
     page = written("")

@@ -13,7 +13,7 @@ import pandas as pd
 
 from her2lib import scores
 from her2lib.agreement import given as votes_of
-from her2lib.study import made, write_table
+from her2lib.study import made, write_table, write_text
 
 TIDY = ["patch", "rater", "reading", "score"]
 LEDGER = ["when", "run", "fingerprint", "settings", "look"]
@@ -94,6 +94,7 @@ def sheets(table, folder, *, readers, repeats=0.1, seed=0):
             key.append({"code": code, "image": image, "patch": table.name.iloc[i], "rater": str(reader), "reading": reading})
         sheet = pd.DataFrame(key[-len(order):])[["code", "image"]]
         write_table(folder / place / "sheet.csv", sheet.assign(score="", remark=""))
+        write_text(folder / place / "sheet.html", _page(sheet))
     write_table(folder / "key.csv", pd.DataFrame(key)[["code", "patch", "rater", "reading"]])
     return folder
 
@@ -112,6 +113,48 @@ def gather(folder):
         parts.append(sheet.dropna(subset="patch"))
     ratings, more = _checked(pd.concat(parts) if parts else key.assign(score="", line=0), set(key.patch), "sheet.csv")
     return ratings, problems + more
+
+
+def together(places, *, patches):
+    """(ratings, problems) of several folders of sheets or CSVs of readings; a reader may stand in one of them only."""
+    parts, problems, whose = [], [], {}
+    for place in map(Path, places):
+        one, said = gather(place) if place.is_dir() else read_ratings(place, patches=patches)
+        strange = ~one.patch.isin(set(map(str, patches)))
+        said += [f"{place.name}: the patch {name!r} is not in the manifest, correct its name." for name in one.patch[strange].unique()]
+        one = one[~strange]
+        for reader in one.rater.unique():
+            if (other := whose.setdefault(_folder(reader).casefold(), place)) != place:
+                raise ValueError(f"Two readers have one name: {reader!r} stands in {other.name} and in {place.name}; "
+                                 f"give each a name of their own, or one reader one file.")
+        parts, problems = [*parts, one], [*problems, *said]
+    return pd.concat(parts, ignore_index=True), problems
+
+
+def into(manifest, ratings, *, how="majority"):
+    """Sentences after writing readings and their consensus into a manifest.csv; the scores that stood there stay as score_given."""
+    from her2lib.patches import read
+
+    file = Path(manifest) / "manifest.csv" if Path(manifest).is_dir() else Path(manifest)
+    table, _ = read(file)
+    written = _csv(file)
+    column = {name.strip().lower(): name for name in written}
+    place = pd.Series(table.name.to_numpy(), [os.path.realpath(path) for path in table.path])
+    name = [place.get(os.path.realpath(file.parent / path.strip().replace("\\", "/"))) for path in written[column["path"]]]
+    merged, notes = merge(table, ratings, how=how)
+    merged = merged.set_index("name")
+    for rater in sorted(set(ratings.rater)):
+        new = merged[f"rater_{rater}"].reindex(name).fillna(-1).astype(int).map(lambda score: scores.SCORES[score] if score >= 0 else "")
+        old = written.get(column.get(f"rater_{rater}".lower()), pd.Series("", written.index)).to_numpy()
+        if clash := sum(a != "" and b != "" and scores.parse(a) != scores.parse(b) for a, b in zip(old, new, strict=True)):
+            raise ValueError(f"{file.name} holds other readings by {rater!r} of {clash} patches: rename the reader, or clear that column.")
+        written[column.get(f"rater_{rater}".lower(), f"rater_{rater}")] = np.where(new == "", old, new)
+    settled = merged.consensus.reindex(name).fillna(-1).astype(int).to_numpy()
+    if "score_given" not in written:
+        written["score_given"] = written[column["score"]]
+    written[column["score"]] = [scores.SCORES[s] if s >= 0 else old for s, old in zip(settled, written[column["score"]], strict=True)]
+    write_table(file, written)
+    return [*notes, f"{(settled >= 0).sum()} of {len(written)} scores in {file.name} are now the consensus; score_given keeps the old."]
 
 
 def merge(table, ratings, *, how="majority", given=None):
@@ -137,6 +180,12 @@ def look(ledger, *, run, fingerprint, settings=""):
             write_table(ledger, table)
     return number, (f"{run}: first look at the external set." if number == 1 else
                     f"{run}: look {number} at the external set (the first on {mine.when.iloc[0][:10]}), so no fresh test.")
+
+
+def _page(sheet):
+    """str, sheet.html that asks for one patch after another: keys 0 to 3, no network, nothing leaves the browser but the saved CSV."""
+    rows = json.dumps(sheet[["code", "image"]].values.tolist()).replace("<", "\\u003c")
+    return (Path(__file__).parent / "sheet.html").read_text(encoding="utf-8").replace("__ROWS__", rows)
 
 
 def _checked(table, patches, file):

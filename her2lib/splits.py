@@ -9,6 +9,8 @@ from her2lib import scores
 from her2lib.images import DataError
 
 WORDED = {"train": "training", "val": "validation", "test": "test"}
+RECOVERED = ("No slide is known for {n} patches: they were divided by {g} groups recovered from their borders and stain. This is a "
+             "sensitivity analysis, never a patient split.")
 MANY = 2000  # groups above this number are shared out in bundles of whole groups, so that 100,000 patches take a second
 
 
@@ -40,6 +42,16 @@ def split(table, *, seed, val=0.2, test=0.2):
     parts = _share(counts, np.array(list(shares.values())), np.random.default_rng(seed))
     table.loc[free, "set"] = np.array(list(shares), object)[parts[place]]
     return table, [*_say_groups(table, given), *_say_cuts(table, group), *_say_scores(table, group)]
+
+
+def grouped(table, recovered, *, seed, val=0.2, test=0.2):
+    """(table with set filled, notes): as split, and where no slide or patient is known whole recovered groups (N,) stay together."""
+    unknown = ((table.slide == "") & (table.patient == "")).to_numpy()
+    stand_in = table.assign(slide=np.where(unknown, np.asarray(recovered, object), table.slide))
+    drawn, notes = split(stand_in, seed=seed, val=val, test=test)
+    if unknown.any():
+        notes = [RECOVERED.format(n=int(unknown.sum()), g=len(set(stand_in.slide[unknown]))), *notes]
+    return table.assign(set=drawn.set), notes
 
 
 def subset(table, *, fraction, seed):

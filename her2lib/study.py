@@ -29,7 +29,7 @@ AXES = {  # one value of each is a run; the defaults are the smallest honest one
     "twin": ["none"],
 }
 SECTIONS = {
-    "data": {"source": "phantom", "external": "", "val": 0.2, "test": 0.2, "split_seed": 0, "skip_bad": False, "scores": []},
+    "data": {"source": "phantom", "external": "", "val": 0.2, "test": 0.2, "split_seed": 0, "skip_bad": False, "scores": [], "reread": ""},
     "phantom": None,  # keyword arguments of phantom.write, which checks them
     "axes": AXES,
     "train": None,  # changes to every recipe; train.recipe checks them
@@ -89,6 +89,11 @@ class Study:
         if self.data["external"]:
             return located(self.data["external"])
         return self.cohort_path / "external" if self.data["source"] == "phantom" and self.phantom.get("external") else None
+
+    @property
+    def reread_path(self):
+        """Path of a CSV (patch, reread) of scores read again, or None."""
+        return located(self.data["reread"]) if self.data["reread"] else None
 
     @property
     def store(self):
@@ -219,10 +224,11 @@ def fingerprint(*values):
 
 def data_fingerprint(study):
     """str over what the patches are: phantom settings, or names, sizes and times of the files."""
-    outside = _listing(study.external_path) if study.data["external"] else None
+    asked = [study.external_path] * bool(study.data["external"]) + [study.reread_path] * bool(study.reread_path)
+    outside = [_listing(place) for place in asked]
     if study.data["source"] == "phantom":
-        return fingerprint("phantom", study.phantom, code_fingerprint("phantom"), *([outside] if outside else []))
-    return fingerprint([_listing(study.cohort_path), *([outside] if outside else [])])
+        return fingerprint("phantom", study.phantom, code_fingerprint("phantom"), *outside)
+    return fingerprint([_listing(study.cohort_path), *outside])
 
 
 def code_fingerprint(*names):

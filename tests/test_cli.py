@@ -28,6 +28,7 @@ def her2(capsys, *arguments):
     (["run", "--data", "/nowhere"], "nothing at /nowhere"),
     (["run", "bci"], "put the patches there"),
     (["status", "dem"], "Did you mean 'demo'"),
+    (["diff", "smoke", "demo"], "Study smoke has no numbers yet: her2 run smoke"),
     (["check", "/nowhere"], "/nowhere"),
 ])
 def test_a_mistake_is_one_sentence(capsys, arguments, says, tmp_path, monkeypatch):

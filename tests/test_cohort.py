@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from her2lib import cohort, study
+from her2lib.images import DataError
 
 
 def image(file, seed):
@@ -69,3 +70,26 @@ def test_official_keeps_the_given_test_set_grouped_cuts_no_slide_random_says_so(
         assert (cohort.RANDOM in found.notes) == (split == "random")
     assert set(table["grouped"].table.query("set == 'test'")["slide"]) != given
     assert not any("No slide is known" in note for note in table["random"].notes)
+
+
+def test_scores_read_again_take_the_place_of_the_given(data, tmp_path):
+    again = tmp_path / "again.csv"
+    again.write_text("patch,reread\np0.png,3+\n")
+    table = cohort.prepared(data(reread=str(again)), side_px=32, progress=False).table.set_index("name")
+    assert table["score"]["p0.png"] == 3
+    assert table["score"]["p1.png"] == 1
+    assert study.data_fingerprint(data(reread=str(again))) != study.data_fingerprint(data())
+    again.write_text("patch,reread\nnobody.png,3+\n")
+    with pytest.raises(DataError, match=r"again\.csv .*'nobody\.png' is unknown"):
+        cohort.prepared(data(reread=str(again)), side_px=32, progress=False)
+
+
+def test_a_grouped_split_without_slides_uses_recovered_groups(data, tmp_path):
+    manifest = tmp_path / "own" / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("path,score,slide,set", "path,score,other,other2"))
+    found = cohort.prepared(data(), side_px=32, split="grouped", progress=False)
+    assert "sensitivity analysis, never a patient split" in found.notes[0]
+    group = cohort.recovered(data(), found.table, progress=False)
+    own = (found.table["set"] != "external").to_numpy()
+    assert found.table[own].groupby(group[own])["set"].nunique().max() == 1
+    assert (found.table["slide"] == "").all()

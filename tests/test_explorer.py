@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,14 +14,14 @@ import pandas as pd
 import pytest
 import torch
 
-from her2lib import attribute, explorer, models
+from her2lib import answers, attribute, explorer, models
 
 EVIL = "<img src=x onerror=alert(1)>_3+.png"
 
 
 def test_stack_keeps_each_maps_own_range_to_half_a_step():
     maps = torch.tensor([[[0.0, 1.0], [2.0, 4.0]], [[-3.0, 0.0], [0.0, 3.0]], [[5.0, 5.0], [5.0, 5.0]]])
-    header, data = explorer.stack(maps)
+    header, data = answers.stack(maps)
     values = np.frombuffer(data, np.uint8).reshape(header["shape"])
     low, high = (np.array(header[key])[:, None, None] for key in ("low", "high"))
     assert np.abs(low + values * (high - low) / 255 - maps.numpy()).max() <= 6 / 255 / 2 + 1e-6
@@ -30,11 +31,23 @@ def test_stack_keeps_each_maps_own_range_to_half_a_step():
 def test_attention_rows_are_those_of_attribute(network):
     net = models.create(network, side_px=64, weights="none")
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    rows = explorer.Source._attention(None, net, x)
+    rows = answers.Source._attention(None, net, x)
     assert rows.shape == (2, net.layers * net.heads, *net.grid)
     assert torch.allclose(rows[:, net.heads + 2], attribute.attention(net, x, layer=1, head=2), atol=1e-6)
-    tokens = explorer.Source._attention(None, net, x, "1")
+    tokens = answers.Source._attention(None, net, x, "1")
     assert torch.allclose(tokens[:, net.grid[1]], attribute.attention(net, x, layer=1, query=(1, 0)), atol=1e-6)
+
+
+@pytest.mark.parametrize("network", ["resnet18", "vit_tiny", "hybrid"])
+def test_the_networks_tangent_gives_every_map_that_the_network_gives(network):
+    net = models.create(network, side_px=64, weights="none")
+    x = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    near, source = answers.Tangent(net, x), SimpleNamespace(map_px=56)
+    for kind, *rest in answers.asks(net):
+        see = partial(answers.Source._map if kind == "map" else answers.Source._attention, source)
+        exact, quick = see(net, x, *rest), see(near, x, *rest)
+        assert torch.allclose(quick, exact, atol=1e-6, rtol=2e-4), (kind, rest)
+    assert all(parameter.grad is None for parameter in net.parameters())
 
 
 def test_page_takes_test_patches_first_and_the_scores_in_turn():
@@ -112,3 +125,17 @@ def test_the_notebooks_note_is_kept_with_and_without_a_proposed_score(tmp_path, 
     save.click()
     assert told.value == f"Kept in A.csv: {EVIL}"
     assert explorer.notes(tmp_path / "notes")[["patch", "score", "note"]].to_numpy().tolist() == [[EVIL, score, "seen"]]
+
+
+def test_label_doubt_is_read_where_the_review_wrote_it_and_a_foreign_table_is_named(tmp_path):
+    study = SimpleNamespace(folder=tmp_path, folder_of=lambda task: tmp_path / "runs" / task)
+    assert explorer.doubts(study) is None
+    file = tmp_path / "runs" / "09_label_review" / "doubt.csv"
+    file.parent.mkdir(parents=True)
+    pd.DataFrame({"patch": ["a", "007"], "doubt": [0.9, float("nan")], "kind": "x"}).to_csv(file, index=False)
+    table = explorer.doubts(study)
+    assert table["patch"].tolist() == ["a", "007"]
+    assert list(table) == ["patch", "doubt"]
+    file.write_text("patch,reason\na,b\n")
+    with pytest.raises(ValueError, match="has no column doubt"):
+        explorer.doubts(study)

@@ -6,8 +6,9 @@ import multiprocessing
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from her2lib import readers
+from her2lib import cli, patches, readers
 from her2lib.agreement import kappa
 
 PATCHES = [f"{i:05d}_test_{score}.png" for i, score in enumerate(["0", "1+", "2+", "3+"] * 5)]
@@ -174,3 +175,74 @@ def test_looks_from_several_processes_are_all_kept(tmp_path):
     with multiprocessing.get_context("fork").Pool(4) as pool:
         pool.starmap(_look, [(tmp_path / "ledger.csv", str(i)) for i in range(24)])
     assert sorted(pd.read_csv(tmp_path / "ledger.csv").look) == list(range(1, 25))
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """manifest.csv of eight patches, with a column of the user's own."""
+    rows = []
+    for i in range(8):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"p{i}.png")
+        rows.append(f"p{i}.png,{i % 4},mine{i}")
+    (tmp_path / "manifest.csv").write_text("\n".join(["path,score,stored", *rows]) + "\n")
+    return tmp_path / "manifest.csv"
+
+
+def her2(capsys, *arguments):
+    code = cli.main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    return code, said.out + said.err
+
+
+def fill(folder, scores):
+    """None; every reader's sheet filled with scores by patch."""
+    key = pd.read_csv(folder / "key.csv", dtype=str).set_index("code")
+    for sheet in folder.glob("*/sheet.csv"):
+        rows = pd.read_csv(sheet, dtype=str, keep_default_na=False)
+        rows.assign(score=[scores[key.patch[code]] for code in rows.code]).to_csv(sheet, index=False)
+
+
+def test_from_sheets_to_the_manifest_by_two_commands(capsys, tmp_path, manifest):
+    code, said = her2(capsys, "sheet", manifest, "--readers", "A", "B", "--repeats", "0.25", "--into", tmp_path / "out")
+    assert code == 0, said
+    page = (tmp_path / "out" / "A" / "sheet.html").read_text(encoding="utf-8")
+    assert "p0" not in page
+    assert page.count("images/") == 10
+    assert "http" not in page.replace("http-equiv", "")
+    fill(tmp_path / "out", {f"p{i}.png": "3+" for i in range(8)})
+    code, said = her2(capsys, "consensus", tmp_path / "out", "--into", manifest)
+    assert code == 0, said
+    assert her2(capsys, "consensus", tmp_path / "out", "--into", manifest)[0] == 0  # twice is once
+    table = pd.read_csv(manifest, dtype=str)
+    assert table["score"].tolist() == ["3+"] * 8
+    assert table["score_given"].tolist() == [str(i % 4) for i in range(8)]
+    assert table["stored"].tolist() == [f"mine{i}" for i in range(8)]
+    read, problems = patches.read(manifest)
+    assert read[["rater_a", "rater_b", "score"]].eq(3).all(axis=None)
+    assert problems.empty
+
+
+def test_bad_readings_are_one_sentence_each_and_the_rest_is_kept(capsys, tmp_path, manifest):
+    (tmp_path / "r.csv").write_text("patch,rater,score\np0.png,A,1+\nzz.png,A,1\np0.png,A,2\np1.png,A,5\np2.png,A,2+\n")
+    code, said = her2(capsys, "consensus", tmp_path / "r.csv", "--into", manifest)
+    assert code == 1
+    for word in ("'zz.png' is not in the manifest", "scored before", "'5' is not a HER2 score"):
+        assert sum(word in line for line in said.splitlines()) == 1
+    assert pd.read_csv(manifest, dtype=str)["score"].tolist() == ["1+", "1", "2+", "3", "0", "1", "2", "3"]
+
+
+def test_two_readers_with_one_name_and_other_readings_leave_the_manifest_alone(capsys, tmp_path, manifest):
+    before = manifest.read_bytes()
+    for name in ("r", "s"):
+        (tmp_path / f"{name}.csv").write_text("patch,rater,score\np0.png,A,1+\n")
+    code, said = her2(capsys, "consensus", tmp_path / "r.csv", tmp_path / "s.csv", "--into", manifest)
+    assert code == 2
+    assert "Two readers have one name" in said
+    assert manifest.read_bytes() == before
+    assert her2(capsys, "consensus", tmp_path / "r.csv", "--into", manifest)[0] == 0
+    before = manifest.read_bytes()
+    (tmp_path / "s.csv").write_text("patch,rater,score\np0.png,A,3+\n")
+    code, said = her2(capsys, "consensus", tmp_path / "s.csv", "--into", manifest)
+    assert code == 2
+    assert "other readings by 'A' of 1 patches" in said
+    assert manifest.read_bytes() == before

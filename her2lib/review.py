@@ -1,0 +1,287 @@
+"""Labels worth reading again, and which patches seem to come from one slide: evidence for people, never a verdict about either."""
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.ndimage import gaussian_filter1d
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.covariance import ledoit_wolf
+from sklearn.ensemble import ExtraTreesClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import silhouette_score
+from sklearn.model_selection import GroupKFold
+from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from her2lib import scores, stain
+from her2lib.study import fingerprint
+
+KINDS = ("wrong", "not visible here", "")
+COSTS = np.array([0.0, 0.5, 0.75, 1.0])  # of 0, 1, 2, 3 steps: any wrong score counts, a far one twice a near one
+BLANK = stain.CUTS[0]  # of the DAB rule: below it a patch shows no stained membrane
+NEIGHBOURS = 10
+WEIGHTS = {"networks": 4.0, "learner": 4.0, "rule": 1.0, "neighbours": 1.0, "raters": 4.0}  # readings and fitted voices first
+SMOOTH_PX, COARSE_PX, STRIP_PX = 1.0, 8.0, 512  # of border strips: grain goes, nuclei and membranes stay, broad shading goes
+TWIN = 0.95  # correlation of two 32 px thumbnails that show the same place
+REACH = 0.9  # quantile of linked pairs' distances within which borders are compared once more
+FEW = 4.0  # settled on six sets of phantom slides: 1 joined slides, 16 left them apart
+CHUNK_PX = 2**22
+
+
+def measured(images, *, mpp=None):
+    """(N,D) float, stain measures of uint8 (N,3,H,W), all that the cheap learner and its neighbours see."""
+    table = pd.DataFrame({name: column.numpy() for name, column in stain.measures(images, mpp=mpp).items()})
+    return table.assign(log_rule=np.log(table["rule"] + 1e-3)).to_numpy(float)
+
+
+def out_of_fold(features, score, *, units, folds=5, seed=0, learner="trees"):
+    """(N,4) probabilities of a cheap learner for every patch, fitted without any patch of its unit; NaN rows where nothing was fitted."""
+    features, score, units = np.asarray(features, float), np.asarray(score), np.asarray(units).astype(str)
+    known, found = score >= 0, np.full((len(score), len(scores.SCORES)), np.nan)
+    folds = min(folds, len(set(units[known])))
+    if folds < 2:
+        raise ValueError("Out-of-fold answers need patches of two slides or groups at least: there is one.")
+    made = {"trees": ExtraTreesClassifier(300, min_samples_leaf=3, random_state=seed),
+            "logistic": make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))}
+    parts = GroupKFold(folds, shuffle=True, random_state=seed)
+    for fit, held in parts.split(features[known], score[known], units[known]):
+        rows, away = np.flatnonzero(known)[fit], np.flatnonzero(known)[held]
+        found[away] = 0
+        if len(set(score[rows])) == 1:  # one score left: nothing can be fitted, and its answer is that score
+            found[away, score[rows][0]] = 1
+            continue
+        model = made[learner].fit(features[rows], score[rows])
+        found[np.ix_(away, model.classes_)] = model.predict_proba(features[away])
+    return found
+
+
+def doubt(score, *, patch, predictions=(), learner=None, rule=None, features=None, ratings=None, units=None, weak=False):
+    """DataFrame (patch, score, suggested, doubt 0..1, kind, reasons), most doubtful first, of every patch with a score (N,)."""
+    score, units = np.asarray(score, int), np.asarray(patch if units is None else units).astype(str)
+    voices = {"networks": _together(predictions, len(score)), "learner": learner}
+    if rule is not None:
+        voices["rule"] = out_of_fold(np.log(np.asarray(rule, float)[:, None] + 1e-3), score, units=units, learner="logistic")
+    if features is not None:
+        voices["neighbours"] = neighbours(features, score, units=units)
+    if ratings is not None:
+        voices["raters"] = _votes(ratings)
+    voices = {name: voice for name, voice in voices.items() if voice is not None}
+    pooled = _pooled(voices)
+    given, suggested = np.where(score >= 0, score, 0), np.nan_to_num(pooled, nan=-1).argmax(1)
+    steps = np.abs(np.arange(pooled.shape[1]) - given[:, None])  # (N,4)
+    found = np.nansum(pooled * COSTS[steps], axis=1)
+    suggested = np.where(np.isnan(pooled).any(1), given, suggested)
+    kind = np.where(suggested != given, "wrong", "").astype(object)
+    if weak and rule is not None:
+        hidden = _hidden(given, suggested, np.asarray(rule, float), units)
+        kind[hidden], found = "not visible here", np.where(hidden, found / 2, found)  # not wrong, yet worth a look after the wrong ones
+    said = [_reasons(voices, row, given[row], kind[row]) for row in range(len(given))]
+    table = pd.DataFrame({"patch": list(patch), "score": given, "suggested": suggested, "doubt": found, "kind": kind, "reasons": said})
+    return table[score >= 0].sort_values(["doubt", "patch"], ascending=[False, True], ignore_index=True)
+
+
+def neighbours(features, score, *, units):
+    """(N,4) shares of the scores of the nearest patches of other slides or groups, nearest weighing most."""
+    z, known = StandardScaler().fit_transform(np.asarray(features, float)), np.flatnonzero(np.asarray(score) >= 0)
+    found, units = np.full((len(z), len(scores.SCORES)), np.nan), np.asarray(units).astype(str)
+    most = int(pd.Series(units[known]).value_counts().max()) if len(known) else 0
+    if not len(known):
+        return found
+    near = NearestNeighbors(n_neighbors=min(NEIGHBOURS + most, len(known))).fit(z[known]).kneighbors(z, return_distance=False)
+    for row, order in enumerate(known[near]):
+        mine = order[units[order] != units[row]][:NEIGHBOURS]
+        if len(mine):
+            found[row] = np.bincount(score[mine], weights=1 / np.arange(2, len(mine) + 2), minlength=len(scores.SCORES))
+    return found / found.sum(1, keepdims=True)
+
+
+def groups(images):
+    """(N,) str, the slide group of each uint8 patch (N,3,H,W), recovered from borders, near-duplicates and stain; number not given."""
+    if len(images) < 2:
+        return np.array([f"group {i + 1}" for i in range(len(images))], object)
+    look = _look(images)
+    twins, edges = _twins(images), _borders(images)
+    links = np.concatenate([twins, _adjacent(edges)])
+    for _ in range(2):  # borders are compared once more among patches that look alike: fewer comparisons, fainter borders count
+        distance = _distance(look, links)
+        if len(links):
+            near = distance <= np.quantile(distance[tuple(links.T)], REACH)
+            links = np.unique(np.concatenate([links, _adjacent(edges, near)]), axis=0)
+    return _named(_clustered(_distance(look, links), links))
+
+
+def leakage(groups, set):
+    """DataFrame (set, patches, shared, groups, cut): patches of each set whose group also stands in another set."""
+    table = pd.DataFrame({"group": np.asarray(groups, object), "set": np.asarray(set, object)})
+    table = table[~table["set"].isin(["", "external"])]
+    table["cut"] = table.groupby("group")["set"].transform("nunique") > 1
+    rows = table.groupby("set", sort=False).agg(patches=("cut", "size"), shared=("cut", "sum"), groups=("group", "nunique"))
+    rows["cut"] = table[table["cut"]].groupby("set")["group"].nunique().reindex(rows.index, fill_value=0)
+    return rows.reset_index()
+
+
+def reread(table, ratings):
+    """DataFrame (patch, score, reread) of the patches of table that ratings settle anew: patch, rater, reading, score."""
+    first = ratings[ratings["reading"] == 1]
+    middle = first.groupby("patch")["score"].median()  # readers who meet halfway between two scores settle nothing
+    settled = middle[middle % 1 == 0].astype(int)
+    rows = table[table["name"].isin(settled.index)][["name", "score"]]
+    return rows.assign(reread=settled.reindex(rows["name"]).to_numpy()).rename(columns={"name": "patch"})
+
+
+def mark(names):
+    """str, 8 signs that stand for this very choice of patches: the sheets of another choice lie in another folder."""
+    return fingerprint(sorted(map(str, names)))[:8]
+
+
+def _together(predictions, n):
+    """(N,4) mean of networks' probabilities, a network that is silent on a patch (NaN) left out; None without networks."""
+    predictions = [predictions] if isinstance(predictions, np.ndarray) and predictions.ndim == 2 else list(predictions)
+    if not predictions:
+        return None
+    stack = np.stack([np.asarray(one, float) for one in predictions])  # (R,N,4)
+    if stack.shape[1:] != (n, len(scores.SCORES)):
+        raise ValueError(f"Predictions must be probabilities ({n}, {len(scores.SCORES)}), not {stack.shape[1:]}: one row for each patch.")
+    heard = ~np.isnan(stack).any(2, keepdims=True)
+    return np.where(heard.any(0), np.where(heard, stack, 0).sum(0) / np.maximum(heard.sum(0), 1), np.nan)
+
+
+def _votes(ratings):
+    ratings = np.asarray(ratings, int)
+    counts = np.stack([(ratings == score).sum(1) for score in range(len(scores.SCORES))], 1).astype(float)
+    return np.where(counts.sum(1, keepdims=True) > 0, counts / np.maximum(counts.sum(1, keepdims=True), 1), np.nan)
+
+
+def _pooled(voices):
+    """(N,4) weighted mean of the voices that speak about a patch; NaN where none does."""
+    if not voices:
+        raise ValueError("Nothing speaks about the scores: give predictions, learner, rule, features or ratings.")
+    stack = np.stack(list(voices.values()))  # (V,N,4)
+    weight = np.array([WEIGHTS[name] for name in voices])[:, None, None] * ~np.isnan(stack).any(2, keepdims=True)
+    total = weight.sum(0)
+    return np.where(total > 0, (weight * np.nan_to_num(stack)).sum(0) / np.maximum(total, 1e-9), np.nan)
+
+
+def _hidden(score, suggested, rule, units):
+    """(N,) bool, unstained patches of a 2+ or 3+ slide whose group shows that score elsewhere."""
+    blank = (rule < BLANK) & (score > 1)  # a faint 1+ cannot be told from none by this rule: precision fell from 0.75 to 0.56
+    table = pd.DataFrame({"unit": units, "score": score, "shown": ~blank & (suggested >= score)})
+    elsewhere = table.groupby(["unit", "score"])["shown"].transform("any")
+    return (blank & elsewhere).to_numpy()
+
+
+def _reasons(voices, row, score, kind):
+    """str, which voices speak for another score, with its share of the voice; or why nothing can be seen."""
+    said = ["no stained membrane in this patch, but elsewhere on its slide"] if kind == "not visible here" else []
+    for name, voice in voices.items():
+        best = int(np.nan_to_num(voice[row]).argmax())
+        if not np.isnan(voice[row]).any() and best != score:
+            said.append(f"{name}: {scores.name(best)} ({100 * voice[row, best]:.0f} %)")
+    return "; ".join(said)
+
+
+def _look(images):
+    """(N,D) standardised: glass, haematoxylin, DAB and grain, which the patches of a slide share."""
+    step = max(1, CHUNK_PX // images[0, 0].numel())
+    found = np.concatenate([_looked(images[k : k + step]) for k in range(0, len(images), step)])
+    return (found - found.mean(0)) / np.maximum(found.std(0), 1e-6)
+
+
+def _looked(images):
+    glass = stain.white_point(images)
+    density = stain.optical_density(images, white=glass)  # (B,3,H,W)
+    blue, brown, rest = (plane.flatten(1) for plane in stain.unmix(images, white=glass, residual=True).unbind(1))
+    nuclei = ((blue > torch.quantile(blue, 0.85, dim=1, keepdim=True).clamp(min=0.06)) & (brown < 0.8 * blue + 0.05)).float()
+    vector = (density.flatten(2) * nuclei[:, None]).sum(2) / nuclei.sum(1, keepdim=True).clamp(min=1)
+    strength = vector.norm(dim=1, keepdim=True)
+    vector = torch.where(strength > 0.02, vector / strength.clamp(min=1e-4), stain.HDAB[0].float())
+    x = images.float()
+    grain = 4 * x[..., 1:-1, 1:-1] - x[..., 2:, 1:-1] - x[..., :-2, 1:-1] - x[..., 1:-1, 2:] - x[..., 1:-1, :-2]
+    levels = [torch.quantile(plane, q, dim=1) for plane, qs in ((blue, (0.5, 0.75, 0.9, 0.97)), (brown, (0.5, 0.9, 0.99))) for q in qs]
+    cast = torch.stack([torch.quantile(rest, q, dim=1) for q in (0.1, 0.5, 0.9)], 1)
+    logs = [strength.clamp(min=0.03), torch.stack(levels, 1).clamp(min=0.01), grain.abs().mean((1, 2, 3))[:, None] + 0.1]
+    return torch.cat([glass, vector, cast, *(column.log() for column in logs)], 1).numpy()
+
+
+def _twins(images):
+    """(L,2) pairs of patches that show the same place: thumbnails with structure that correlate."""
+    small = torch.nn.functional.adaptive_avg_pool2d(images.float().mean(1), 32).flatten(1)
+    small = (small - small.mean(1, keepdim=True)).numpy()
+    size = np.linalg.norm(small, axis=1)
+    alike = (small @ small.T) / np.maximum(np.outer(size, size), 1e-6)
+    alike[:, size < 3 * 32] = 0  # less than 3 grey levels of structure: glass
+    return np.argwhere(np.triu((alike > TWIN) & (size[:, None] >= 3 * 32), 1))
+
+
+def _borders(images):
+    """dict left, right, top, bottom: (N,3,L) standardised optical density along the border, broad shading removed."""
+    sides = {"left": images[..., :, 0], "right": images[..., :, -1], "top": images[..., 0, :], "bottom": images[..., -1, :]}
+    return {name: _strip(stain.optical_density(strip[..., None].contiguous())[..., 0].numpy()) for name, strip in sides.items()}
+
+
+def _strip(line):
+    """(N,3,L) of (N,3,L): band-passed, brought to at most STRIP_PX, mean 0 and length 1."""
+    line = line[..., : line.shape[-1] // (k := -(-line.shape[-1] // STRIP_PX)) * k]
+    line = line.reshape(*line.shape[:2], -1, k).mean(-1)
+    line = gaussian_filter1d(line, SMOOTH_PX, axis=-1, mode="nearest") - gaussian_filter1d(line, COARSE_PX, axis=-1, mode="nearest")
+    line = line - line.mean((1, 2), keepdims=True)
+    return line / np.maximum(np.linalg.norm(line, axis=(1, 2), keepdims=True), 1e-6)
+
+
+def _adjacent(edges, allowed=None):
+    """(L,2) pairs whose touching borders continue each other better than any pair of borders does that cannot touch."""
+    meet = (("right", "left"), ("bottom", "top"))
+    never = [_best(edges[side], edges[side], allowed)[1] for side in edges]
+    never += [_best(edges[a], edges[b][..., ::-1], allowed)[1] for a, b in meet]  # upside down: as many chances, none of them true
+    bar = max(value.max(initial=0) for value in never)
+    found = [pairs[value > bar] for pairs, value in (_best(edges[a], edges[b], allowed) for a, b in meet)]
+    return np.sort(np.concatenate(found), axis=1).reshape(-1, 2)
+
+
+def _best(one, other, allowed):
+    """((L,2) pairs that are each other's best fit, (L,) by how many deviations of all their fits)."""
+    fit = one.reshape(len(one), -1) @ other.reshape(len(other), -1).T
+    np.fill_diagonal(fit, 0)
+    fit /= np.maximum(np.sqrt((fit**2).mean(1, keepdims=True)), np.sqrt((fit**2).mean(0, keepdims=True))) + 1e-9
+    fit = fit if allowed is None else np.where(allowed, fit, 0)
+    first, rows = fit.argmax(1), np.arange(len(fit))
+    mutual = (fit.argmax(0)[first] == rows) & (fit[rows, first] > 0)
+    return np.stack([rows, first], 1)[mutual], fit[rows, first][mutual]
+
+
+def _distance(look, links):
+    """(N,N) distance in units of what differs between two patches known to lie side by side (Mahalanobis; plain without links)."""
+    if len(links) > 1:
+        within = ledoit_wolf((look[links[:, 0]] - look[links[:, 1]]) / np.sqrt(2), assume_centered=True)[0]
+        look = look @ np.linalg.cholesky(np.linalg.inv(within + 1e-6 * np.eye(len(within))))
+    square = (look**2).sum(1)
+    distance = np.sqrt(np.maximum(square[:, None] + square - 2 * look @ look.T, 0))
+    np.fill_diagonal(distance, 0)  # rounding leaves up to 1e-7 there
+    return distance
+
+
+def _clustered(distance, links):
+    """(N,) int: linked patches stay together; others join while their mean distance is one that linked pairs have."""
+    n = len(distance)
+    joined = connected_components(coo_array((np.ones(len(links)), tuple(links.T)), shape=(n, n)), directed=False)[1]
+    bound = np.where(joined[:, None] == joined, 0, distance)
+    options = {"metric": "precomputed", "linkage": "average"}
+    if len(links) > 1:
+        return AgglomerativeClustering(n_clusters=None, distance_threshold=_reach(distance, links), **options).fit_predict(bound)
+    tries = [AgglomerativeClustering(k, **options).fit_predict(bound) for k in range(2, max(3, min(n // 2, 60) + 1)) if k < n]
+    return max(tries, key=lambda one: silhouette_score(distance, one, metric="precomputed"), default=joined)
+
+
+def _reach(distance, links):
+    """float, the distance within which most linked pairs lie (gain) and few of all pairs (loss, FEW times as heavy)."""
+    linked, every = np.sort(distance[tuple(links.T)]), np.sort(distance[np.triu_indices(len(distance), 1)])
+    gain = np.arange(1, len(linked) + 1) / len(linked)
+    return float(linked[(gain - FEW * np.searchsorted(every, linked, side="right") / len(every)).argmax()]) + 1e-9
+
+
+def _named(numbers):
+    first = {number: place for place, number in enumerate(dict.fromkeys(numbers.tolist()))}
+    return np.array([f"group {first[number] + 1}" for number in numbers.tolist()], object)
