@@ -78,6 +78,9 @@ def run(options):
     if options.dry_run:
         return 0
     print(summary)
+    if options.only and not (study.folder_of(run_.REPORT) / "notebook.ipynb").is_file():
+        print(f"There is no report yet: {run_.REPORT} has not been executed.")
+        return summary.exit_code
     from her2lib import export  # only now: it brings matplotlib
 
     made = any(row["state"] == "done" for row in summary.rows) or not (study.folder / "explorer.html").exists()
