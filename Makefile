@@ -11,7 +11,7 @@ demo: $(READY)
 	$(HER2) run demo
 test: $(READY)
 	$(BIN)/python -m pytest -q -m "not slow"
-	$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env notebooks/[01]*.ipynb notebooks/9[23]*.ipynb
+	$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env notebooks/[01]*.ipynb notebooks/9[123]*.ipynb
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
 study: $(READY)

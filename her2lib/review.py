@@ -3,14 +3,15 @@
 import numpy as np
 import pandas as pd
 import torch
+from scipy.linalg import eigh
 from scipy.ndimage import gaussian_filter1d
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.special import ndtri
+from scipy.stats import rankdata
 from sklearn.cluster import AgglomerativeClustering
-from sklearn.covariance import ledoit_wolf
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import silhouette_score
 from sklearn.model_selection import GroupKFold
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
@@ -26,8 +27,10 @@ NEIGHBOURS = 10
 WEIGHTS = {"networks": 4.0, "learner": 4.0, "rule": 1.0, "neighbours": 1.0, "raters": 4.0}  # readings and fitted voices first
 SMOOTH_PX, COARSE_PX, STRIP_PX = 1.0, 8.0, 512  # of border strips: grain goes, nuclei and membranes stay, broad shading goes
 TWIN = 0.95  # correlation of two 32 px thumbnails that show the same place
-REACH = 0.9  # quantile of linked pairs' distances within which borders are compared once more
-FEW = 4.0  # settled on six sets of phantom slides: 1 joined slides, 16 left them apart
+FALSE = 0.02, 0.05  # share of false links borne, first and among patches that look alike; none borne: ARI 0.85, these: 0.88
+FAR = 0.1  # of linked pairs look so unlike that others like them are not compared again
+APART, WORTH = 1.5, 30  # patches of a slide differ this much more than quarters of one tell; as good as so many links
+OCTAVES = 4
 CHUNK_PX = 2**22
 
 
@@ -102,15 +105,13 @@ def groups(images):
     """(N,) str, the slide group of each uint8 patch (N,3,H,W), recovered from borders, near-duplicates and stain; number not given."""
     if len(images) < 2:
         return np.array([f"group {i + 1}" for i in range(len(images))], object)
-    look = _look(images)
-    twins, edges = _twins(images), _borders(images)
-    links = np.concatenate([twins, _adjacent(edges)])
-    for _ in range(2):  # borders are compared once more among patches that look alike: fewer comparisons, fainter borders count
-        distance = _distance(look, links)
-        if len(links):
-            near = distance <= np.quantile(distance[tuple(links.T)], REACH)
-            links = np.unique(np.concatenate([links, _adjacent(edges, near)]), axis=0)
-    return _named(_clustered(_distance(look, links), links))
+    look, edges = _look(images), _borders(images)
+    links = np.unique(np.concatenate([_twins(images), _adjacent(edges, false=FALSE[0])]), axis=0)
+    for _ in range(2):  # borders are compared again among patches that look alike: fewer comparisons, fainter borders count
+        odds = _odds(look, links)
+        near = odds >= (np.quantile(odds[tuple(links.T)], FAR) if len(links) else 0)
+        links = np.unique(np.concatenate([links, _adjacent(edges, near, false=FALSE[1])]), axis=0)
+    return _named(_clustered(_odds(look, links), links))
 
 
 def leakage(groups, set):
@@ -184,26 +185,48 @@ def _reasons(voices, row, score, kind):
 
 
 def _look(images):
-    """(N,D) standardised: glass, haematoxylin, DAB and grain, which the patches of a slide share."""
-    step = max(1, CHUNK_PX // images[0, 0].numel())
-    found = np.concatenate([_looked(images[k : k + step]) for k in range(0, len(images), step)])
-    return (found - found.mean(0)) / np.maximum(found.std(0), 1e-6)
+    """(N,4,D) glass, stain and texture of each quarter of a patch, every column brought to normal ranks: a pen mark is no giant."""
+    h, w = (side // 2 for side in images.shape[-2:])
+    parts = torch.stack([images[..., y : y + h, x : x + w] for y in (0, h) for x in (0, w)], 1).flatten(0, 1)  # (N*4,3,h,w)
+    step = max(1, CHUNK_PX // (h * w))
+    found = np.concatenate([_looked(parts[k : k + step]) for k in range(0, len(parts), step)])
+    return ndtri((rankdata(found, axis=0) - 0.5) / len(found)).reshape(len(images), 4, -1)
 
 
 def _looked(images):
+    """(B,D) of glass, stain vectors of nuclei, stroma and membrane, amounts of stain, and texture by octave of each stain."""
     glass = stain.white_point(images)
-    density = stain.optical_density(images, white=glass)  # (B,3,H,W)
-    blue, brown, rest = (plane.flatten(1) for plane in stain.unmix(images, white=glass, residual=True).unbind(1))
-    nuclei = ((blue > torch.quantile(blue, 0.85, dim=1, keepdim=True).clamp(min=0.06)) & (brown < 0.8 * blue + 0.05)).float()
-    vector = (density.flatten(2) * nuclei[:, None]).sum(2) / nuclei.sum(1, keepdim=True).clamp(min=1)
-    strength = vector.norm(dim=1, keepdim=True)
-    vector = torch.where(strength > 0.02, vector / strength.clamp(min=1e-4), stain.HDAB[0].float())
-    x = images.float()
-    grain = 4 * x[..., 1:-1, 1:-1] - x[..., 2:, 1:-1] - x[..., :-2, 1:-1] - x[..., 1:-1, 2:] - x[..., 1:-1, :-2]
-    levels = [torch.quantile(plane, q, dim=1) for plane, qs in ((blue, (0.5, 0.75, 0.9, 0.97)), (brown, (0.5, 0.9, 0.99))) for q in qs]
-    cast = torch.stack([torch.quantile(rest, q, dim=1) for q in (0.1, 0.5, 0.9)], 1)
-    logs = [strength.clamp(min=0.03), torch.stack(levels, 1).clamp(min=0.01), grain.abs().mean((1, 2, 3))[:, None] + 0.1]
-    return torch.cat([glass, vector, cast, *(column.log() for column in logs)], 1).numpy()
+    small = torch.nn.functional.avg_pool2d(images.float(), 2)  # grain would colour what is pale
+    density = torch.log10(glass[:, :, None, None] / small.clamp(min=1))  # (B,3,h,w)
+    planes = torch.einsum("bchw,cs->bshw", density, torch.linalg.inv(stain.HDAB).float())
+    blue, brown, rest = planes.flatten(2).unbind(1)
+    plain = brown < 0.8 * blue + 0.05
+    high, low = (torch.quantile(blue, q, dim=1, keepdim=True) for q in (0.85, 0.6))
+    nuclei, strong = _vector(density, plain & (blue > high.clamp(min=0.06)), stain.HDAB[0])
+    stroma, weak = _vector(density, plain & (blue > 0.02) & (blue <= low), nuclei)
+    membrane, _ = _vector(density, (brown > 0.1) & (brown > 1.2 * blue), stain.HDAB[1])
+    amounts = [torch.quantile(plane, torch.tensor((0.1, 0.25, 0.5, 0.75, 0.9, q)), dim=1).T for plane, q in ((blue, 0.97), (brown, 0.99))]
+    cast = torch.quantile(rest, torch.tensor((0.1, 0.5, 0.9)), dim=1).T
+    return torch.cat([glass, nuclei, stroma, membrane, strong, weak, *amounts, cast, _octaves(planes[:, :2])], 1).numpy()
+
+
+def _vector(density, where, otherwise):
+    """((B,3) direction, (B,1) length) of the mean optical density where (B,h*w) holds; otherwise, where too little does."""
+    count = where.sum(1, keepdim=True)
+    mean = (density.flatten(2) * where[:, None]).sum(2) / count.clamp(min=1)
+    length = mean.norm(dim=1, keepdim=True)
+    return torch.where((count > 50) & (length > 0.01), mean / length.clamp(min=1e-4), otherwise.float()), length
+
+
+def _octaves(planes):
+    """(B,2*octaves) log of the mean height of detail of 2, 4, 8 … px in planes (B,2,h,w): nuclear size, chromatin, membranes."""
+    found = []
+    for _ in range(min(OCTAVES, int(np.log2(min(planes.shape[-2:]))))):
+        coarse = torch.nn.functional.avg_pool2d(planes, 2)
+        wide = torch.nn.functional.interpolate(coarse, size=planes.shape[-2:], mode="bilinear")
+        found.append((planes - wide).abs().mean((2, 3)))
+        planes = coarse
+    return (torch.cat(found, 1) + 1e-3).log() if found else planes.new_zeros(len(planes), 0)
 
 
 def _twins(images):
@@ -231,14 +254,16 @@ def _strip(line):
     return line / np.maximum(np.linalg.norm(line, axis=(1, 2), keepdims=True), 1e-6)
 
 
-def _adjacent(edges, allowed=None):
-    """(L,2) pairs whose touching borders continue each other better than any pair of borders does that cannot touch."""
+def _adjacent(edges, allowed=None, *, false):
+    """(L,2) pairs whose touching borders continue each other; about this share is false, judged by borders that cannot touch."""
     meet = (("right", "left"), ("bottom", "top"))
     never = [_best(edges[side], edges[side], allowed)[1] for side in edges]
-    never += [_best(edges[a], edges[b][..., ::-1], allowed)[1] for a, b in meet]  # upside down: as many chances, none of them true
-    bar = max(value.max(initial=0) for value in never)
-    found = [pairs[value > bar] for pairs, value in (_best(edges[a], edges[b], allowed) for a, b in meet)]
-    return np.sort(np.concatenate(found), axis=1).reshape(-1, 2)
+    never += [_best(edges[a], edges[b][..., ::-1], allowed)[1] for a, b in meet]  # six comparisons, none of them true, for two
+    pairs, fit = map(np.concatenate, zip(*(_best(edges[a], edges[b], allowed) for a, b in meet), strict=True))
+    order, never = np.argsort(-fit), np.sort(np.concatenate(never))
+    wrong = (len(never) - np.searchsorted(never, fit[order])) / 3
+    good = np.flatnonzero(wrong <= false * np.arange(1, len(fit) + 1))
+    return np.sort(pairs[order[: good.max(initial=-1) + 1]], axis=1).reshape(-1, 2)
 
 
 def _best(one, other, allowed):
@@ -252,34 +277,27 @@ def _best(one, other, allowed):
     return np.stack([rows, first], 1)[mutual], fit[rows, first][mutual]
 
 
-def _distance(look, links):
-    """(N,N) distance in units of what differs between two patches known to lie side by side (Mahalanobis; plain without links)."""
-    if len(links) > 1:
-        within = ledoit_wolf((look[links[:, 0]] - look[links[:, 1]]) / np.sqrt(2), assume_centered=True)[0]
-        look = look @ np.linalg.cholesky(np.linalg.inv(within + 1e-6 * np.eye(len(within))))
-    square = (look**2).sum(1)
-    distance = np.sqrt(np.maximum(square[:, None] + square - 2 * look @ look.T, 0))
-    np.fill_diagonal(distance, 0)  # rounding leaves up to 1e-7 there
-    return distance
+def _odds(look, links):
+    """(N,N) log odds that two patches share a slide: Gaussian slides and patches, two covariances (Ioffe 2006), no prior."""
+    mean = look.mean(1)
+    corners, sides = (look - mean[:, None]).reshape(-1, look.shape[2]), (mean[links[:, 0]] - mean[links[:, 1]]) / np.sqrt(2)
+    quarters = corners.T @ corners / (3 * len(look))
+    quarters = 0.9 * quarters + 0.1 * np.diag(np.diag(quarters))
+    within = (sides.T @ sides + WORTH * APART * quarters) / (len(sides) + WORTH) + 1e-3 * np.eye(len(quarters))
+    ratio, axes = eigh(np.cov(mean.T), within)  # of all patches to those of one slide
+    between = np.maximum(ratio - 1, 0)
+    z, total, joint = (mean - mean.mean(0)) @ axes, between + 1, 2 * between + 1  # joint: determinant of [[total, between], …]
+    own = (z**2 * (0.5 / total - 0.5 * total / joint)).sum(1)
+    return (np.log(total) - 0.5 * np.log(joint)).sum() + own[:, None] + own + (z * (between / joint)) @ z.T
 
 
-def _clustered(distance, links):
-    """(N,) int: linked patches stay together; others join while their mean distance is one that linked pairs have."""
-    n = len(distance)
+def _clustered(odds, links):
+    """(N,) int: linked patches stay together; others join while the mean odds are for one slide."""
+    n, most = len(odds), odds.max()
     joined = connected_components(coo_array((np.ones(len(links)), tuple(links.T)), shape=(n, n)), directed=False)[1]
-    bound = np.where(joined[:, None] == joined, 0, distance)
-    options = {"metric": "precomputed", "linkage": "average"}
-    if len(links) > 1:
-        return AgglomerativeClustering(n_clusters=None, distance_threshold=_reach(distance, links), **options).fit_predict(bound)
-    tries = [AgglomerativeClustering(k, **options).fit_predict(bound) for k in range(2, max(3, min(n // 2, 60) + 1)) if k < n]
-    return max(tries, key=lambda one: silhouette_score(distance, one, metric="precomputed"), default=joined)
-
-
-def _reach(distance, links):
-    """float, the distance within which most linked pairs lie (gain) and few of all pairs (loss, FEW times as heavy)."""
-    linked, every = np.sort(distance[tuple(links.T)]), np.sort(distance[np.triu_indices(len(distance), 1)])
-    gain = np.arange(1, len(linked) + 1) / len(linked)
-    return float(linked[(gain - FEW * np.searchsorted(every, linked, side="right") / len(every)).argmax()]) + 1e-9
+    apart = np.where(joined[:, None] == joined, 0, most - odds)
+    found = AgglomerativeClustering(n_clusters=None, distance_threshold=max(most, 0), metric="precomputed", linkage="average")
+    return found.fit_predict(apart)
 
 
 def _named(numbers):
