@@ -70,7 +70,7 @@ def out_of_fold(features, score, *, units, folds=5, seed=0, learner="trees"):
 
 
 def doubt(score, *, patch, predictions=(), learner=None, rule=None, features=None, ratings=None, units=None, excess=None):
-    """DataFrame (patch, score, suggested, doubt 0..1, kind, reasons), of every patch with a score (N,); weak scores where excess is given."""
+    """DataFrame (patch, score, suggested, doubt 0..1, kind, reasons), of patches with a score (N,); weak scores where excess is given."""
     score, units = np.asarray(score, int), np.asarray(patch if units is None else units).astype(str)
     voices = {"networks": _together(predictions, len(score)), "learner": learner}
     if rule is not None:
@@ -302,6 +302,7 @@ def _odds(look, links):
 def _clustered(odds, links):
     """(N,) int: linked patches stay together; others join while the mean odds are for one slide."""
     n, most = len(odds), odds.max()
+    links = links[odds[tuple(links.T)] >= 0]  # one false link of borders would join two slides whole: glass and stain must not deny it
     joined = connected_components(coo_array((np.ones(len(links)), tuple(links.T)), shape=(n, n)), directed=False)[1]
     apart = np.where(joined[:, None] == joined, 0, most - odds)
     found = AgglomerativeClustering(n_clusters=None, distance_threshold=max(most, 0), metric="precomputed", linkage="average")
