@@ -243,6 +243,11 @@ def code_fingerprint(*names):
     return fingerprint(files)
 
 
+def source_fingerprint(*names):
+    """str over the source of these her2lib modules and of nothing that they import."""
+    return fingerprint([hashlib.sha256(_source(name).read_bytes()).hexdigest() for name in names])
+
+
 def imports(text):
     """set of str, the her2lib modules that Python source imports anywhere."""
     found = set()

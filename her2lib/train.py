@@ -23,12 +23,12 @@ from tqdm.auto import tqdm
 
 from her2lib import augment, models, recipes, verdicts
 from her2lib.recipes import RECIPES, choose_device, choose_precision, recipe
-from her2lib.scores import SCORES
-from her2lib.study import code_fingerprint, write_bytes, write_json, write_table
+from her2lib.study import source_fingerprint, write_bytes, write_json, write_table
 from her2lib.verdicts import collapsed, fluctuation
 
 __all__ = ["RECIPES", "Fit", "collapsed", "fit", "fluctuation", "load", "predict", "recipe", "save", "shuffled", "table"]
 CHECKPOINT, PROGRESS, MODEL = "checkpoint.pt", "progress.json", "model.safetensors"
+CODE = ("train", "augment", "models", "recipes", "stain")  # decide what a training does; the rest of the library does not
 EVERY_SECONDS = 30  # one of a tuned ViT-B/16 is 1.7 GB, so not after every short epoch
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 
@@ -136,7 +136,7 @@ class _Loop:
         self.notes = [f"precision {reason}", where] + ([] if _count(val) else ["no validation patches: those columns are empty"])
         self.forward = torch.compile(self.net) if settings["compile"] else self.net
         self.ema = ModelEmaV3(self.net, decay=settings["ema"], use_warmup=True) if settings["ema"] else None
-        self.score = torch.as_tensor(np.asarray(train.score), dtype=torch.int64)
+        self.score = torch.tensor(np.array(train.score), dtype=torch.int64)
         self.steps = len(self.parts(1))
         self.optimizer, self.schedule = recipes.optimizer(self.net, settings, self.steps)
         self.criterion = recipes.criterion(settings, self.score, net.config["scores"], self.device)
@@ -210,7 +210,7 @@ class _Loop:
 
     def measure(self, patches, rows=slice(None)):
         """(cross entropy, accuracy, kappa, verdict) of the network that would be kept, in float32 as predict does it."""
-        score = torch.as_tensor(np.asarray(patches.score), dtype=torch.int64)[rows]
+        score = torch.tensor(np.array(patches.score), dtype=torch.int64)[rows]
         logits = _logits(self.ema.module if self.ema else self.net, patches.images[rows], 64, self.device)
         if not logits.isfinite().all():
             return math.nan, math.nan, math.nan, "loss not finite"
@@ -266,7 +266,7 @@ class _Loop:
             said = held.metadata() or {}
             if said.get("stamp") == self.stamp:  # else the study asks for another training: this one is overwritten
                 self.rows, self.kept_epoch = json.loads(said["rows"]), int(said["kept_epoch"])
-                self.kept = {name: held.get_tensor(name) for name in held.keys()}
+                self.kept = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118, safe_open is no dictionary
                 self.notes.append("not trained again: this very training was finished before")
 
     def result(self):
@@ -308,7 +308,7 @@ def _best(rows):
 
 def _stamp(net, train, val, settings, seed):
     """str, what a training is: recipe, seed, code, patches (every 64th image), starting weights."""
-    digest = hashlib.sha256(json.dumps([settings, seed, net.config, code_fingerprint("train")], sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps([settings, seed, net.config, source_fingerprint(*CODE)], sort_keys=True, default=str).encode())
     for patches in filter(_count, (train, val)):
         digest.update(json.dumps([list(map(str, patches.name)), np.asarray(patches.score).tolist()]).encode())
         digest.update(patches.images[::64].contiguous().numpy())

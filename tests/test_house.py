@@ -76,7 +76,7 @@ def test_functions_and_files_stay_small(file):
 
 
 def test_the_library_stays_within_its_walls():
-    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in MODULES) <= 9700  # moved from 4,500: LOG.md, 2026-11-22
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in MODULES) <= 9500  # moved from 4,500: LOG.md
 
 
 @pytest.mark.parametrize("file", MODULES, ids=lambda file: file.stem)
