@@ -116,17 +116,19 @@ def published(book, study, numbers):
     return book.table(["published, no interval given", "here"], rows=rows, head="share given the true score", caption=worth)
 
 
-def doubts(study, *, most=20):
+def doubts(study, *, most=6):
     """Html table of the labels that a pathologist should read again (notebook 09), the first ones; or a sentence that there is none."""
     files = sorted(study.folder_of("09_label_review").glob("doubt*.csv"))
     if not files:
         return Html("<p>Labels in doubt were not looked for in this study.</p>")
     table = pd.read_csv(files[0], keep_default_na=False)
+    looked, table = len(table), table[table["kind"] != ""]
     if table.empty:
         return Html("<p>No label of this study is in doubt.</p>")
     shown = table.loc[:, table.columns != "path"].head(most)
-    shown = shown.assign(**{column: shown[column].map(written) for column in ("score", "suggested") if column in shown})
-    return listing(shown, caption=f"The {len(shown)} most doubtful of {len(table)} labels. A doubt is a reason to look again, no error.")
+    shown = shown.assign(**{column: shown[column].map(written) for column in ("score", "suggested")}, doubt=shown["doubt"].round(2))
+    return listing(shown, caption=f"The {len(shown)} most doubtful; {len(table)} of {looked} labels are in doubt. A doubt is a reason to look again, "
+                                  "no error; the chapter on labels shows the patches.")
 
 
 def known_as(study):

@@ -104,13 +104,15 @@ def test_published_figures_stand_only_beside_the_same_network_and_set(made):
 
 def test_labels_in_doubt_come_from_notebook_09_when_there_are_any(made):
     file = made.folder_of("09_label_review") / "doubt.csv"
-    study.write_table(file, pd.DataFrame({"patch": [NASTY, *"abc"], "score": 1, "suggested": 3, "doubt": 0.98765, "path": "/secret"}))
+    study.write_table(file, pd.DataFrame({"patch": [NASTY, *"abc"], "score": 1, "suggested": 3, "doubt": 0.98765, "path": "/secret",
+                                          "kind": ["in doubt", "", "not visible here", "in doubt"]}))
     said = report.doubts(made, most=2)
-    assert "The 2 most doubtful of 4 labels" in said
-    assert "<td>1+</td>      <td>3+</td>      <td>0.9877</td>" in said
+    assert "The 2 most doubtful; 3 of 4 labels are in doubt" in said
+    assert "<td>a</td>" not in said
+    assert "<td>1+</td>      <td>3+</td>      <td>0.99</td>" in said
     assert "&lt;script&gt;" in said
     assert "/secret" not in said
-    study.write_table(file, pd.DataFrame(columns=["patch"]))
+    study.write_table(file, pd.DataFrame(columns=["patch", "kind"]))
     assert "No label of this study is in doubt" in report.doubts(made)
 
 
