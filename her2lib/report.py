@@ -127,8 +127,8 @@ def doubts(study, *, most=6):
         return Html("<p>No label of this study is in doubt.</p>")
     shown = table.loc[:, table.columns != "path"].head(most)
     shown = shown.assign(**{column: shown[column].map(written) for column in ("score", "suggested")}, doubt=shown["doubt"].round(2))
-    return listing(shown, caption=f"The {len(shown)} most doubtful; {len(table)} of {looked} labels are in doubt. A doubt is a reason to look again, "
-                                  "no error; the chapter on labels shows the patches.")
+    return listing(shown, caption=f"The {len(shown)} most doubtful; {len(table)} of {looked} labels are in doubt. "
+                                  "A doubt is a reason to look again, no error; the chapter on labels shows the patches.")
 
 
 def known_as(study):
