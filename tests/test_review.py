@@ -150,7 +150,7 @@ def test_wrong_scores_of_phantoms_come_first(tmp_path):
 
 @pytest.mark.slow
 def test_what_a_weak_label_hides_is_named(tmp_path):
-    images, table = phantoms(tmp_path / "weak", seed=22, weak=True)
+    images, table = phantoms(tmp_path / "weak", seed=122, weak=True)  # the rule was settled on 22 and 23
     rule, given, units = stain.rule_value(images, mpp=1.0).numpy(), table.score.str[0].astype(int).to_numpy(), table.slide.to_numpy()
     learner = review.out_of_fold(review.measured(images, mpp=1.0), given, units=units)
     found = review.doubt(given, patch=range(len(given)), units=units, learner=learner, rule=rule, excess=review.excess(images, mpp=1.0))
