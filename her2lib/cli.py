@@ -81,12 +81,11 @@ def run(options):
     if options.only and not (study.folder_of(run_.REPORT) / "notebook.ipynb").is_file():
         print(f"There is no report yet: {run_.REPORT} has not been executed.")
         return summary.exit_code
-    from her2lib import export  # only now: it brings matplotlib
+    from her2lib import book, export  # only now: they bring matplotlib
+    from her2lib import explorer as explorer_
 
     made = any(row["state"] == "done" for row in summary.rows) or not (study.folder / "explorer.html").exists()
-    if made and _any_finished(study):
-        from her2lib import explorer as explorer_
-
+    if made and any(book.finished(study, row["run"]) for row in study.runs()):
         print(f"Explorer: {explorer_.publish(study)}")
     print(f"Report: {export.render(study)}")
     return summary.exit_code
@@ -142,13 +141,12 @@ def explorer(options):
 
 def sheet(options):
     """int; writes the sheets and says where they lie."""
+    import pandas as pd
+
     from her2lib import cohort, patches, readers
 
     path = Path(options.source)
-    tables = [patches.read(path)[0]] if path.exists() else cohort.read(load(options.source))[0]
-    import pandas as pd
-
-    table = pd.concat(tables, ignore_index=True)
+    table = patches.read(path)[0] if path.exists() else pd.concat(cohort.read(load(options.source))[0], ignore_index=True)
     folder = readers.sheets(table, options.into, readers=options.readers, repeats=options.repeats, seed=options.seed)
     print(f"{len(table)} patches for each of {len(options.readers)} readers: {folder}. Keep key.csv back; each reader gets one folder.")
     return 0
@@ -241,7 +239,7 @@ def _run(verb):
     verb.add_argument("--data", metavar="PATH", help="make a study from this folder or manifest instead")
     verb.add_argument("--name", help="with --data: the study's name (default: the folder's)")
     verb.add_argument("--network", action="append", help="with --data: a network, may be repeated (default resnet18)")
-    verb.add_argument("--weights", help="with --data: imagenet (needs a network connection once), none, or a file")
+    verb.add_argument("--weights", help="with --data: imagenet (needs a network connection once), none, a file, or study:NAME")
     verb.add_argument("--side-px", type=int, help="with --data: side length of the patches given to the network")
     verb.add_argument("--epochs", type=int, help="with --data: epochs of training")
     verb.add_argument("--skip-bad", action="store_true", help="with --data: leave faulty files out and name them in the report")
@@ -297,12 +295,6 @@ def _fields(verb):
     verb.add_argument("--workers", type=int, help="processes that cut (default: every core)")
 
 
-def _any_finished(study):
-    from her2lib.book import finished
-
-    return any(finished(study, row["run"]) for row in study.runs())
-
-
 def _look_first(study):
     """None; one sentence about data that cannot be used, before any notebook starts."""
     own = [study.cohort_path] if study.data["source"] != "phantom" else []
@@ -324,6 +316,8 @@ def _study_file(options):
     if not options.data:
         return options.study
     changes = {key: value for key in ("weights", "side_px", "epochs") if (value := getattr(options, key))}
+    if "weights" in changes and Path(changes["weights"]).is_file():
+        changes["weights"] = str(Path(changes["weights"]).resolve())  # as typed here, whatever folder a notebook runs in
     return from_data(options.data, name=options.name or "", networks=options.network or ["resnet18"], skip_bad=options.skip_bad, **changes)
 
 

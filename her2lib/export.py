@@ -104,13 +104,6 @@ def whole(notebook):
     return "\n".join(part for part in parts if part)
 
 
-def code_style():
-    """str, CSS of coloured code."""
-    from pygments.formatters import HtmlFormatter
-
-    return HtmlFormatter(style="default").get_style_defs(".highlight")
-
-
 def tables(folder, chapters):
     """list of dict (title, caption, tex, word: paths) after writing every table of the chapters' HTML as LaTeX (booktabs) and for Word."""
     from bs4 import BeautifulSoup
@@ -261,13 +254,16 @@ def _part(cell):
 
 def _appendix(study, templates):
     """list of dict (anchor, title, failed) of every executed notebook after writing appendix.html, code and all."""
+    from pygments.formatters import HtmlFormatter
+
     found = []
     for file in sorted(made(study.folder / "runs").glob("*/*.ipynb"), key=lambda file: (_notebook_of(study, file.parent.name), file)):
         if file.name in ("notebook.ipynb", "failed.ipynb"):
             task, failed = file.parent.name, file.name == "failed.ipynb"
             found.append({"anchor": _slug(f"{task}{'-failed' * failed}"), "title": task, "failed": failed,
                           "body": whole(_notebook(study, task, file.name))})
-    page = templates.get_template("appendix.html").render(study=study, notebooks=found, code_style=code_style())
+    style = HtmlFormatter().get_style_defs(".highlight")
+    page = templates.get_template("appendix.html").render(study=study, notebooks=found, code_style=style)
     write_text(study.folder / "appendix.html", page)
     return [{key: row[key] for key in ("anchor", "title", "failed")} for row in found]
 

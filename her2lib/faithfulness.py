@@ -236,16 +236,18 @@ def _solve(images, hidden, tolerance, rounds):
     inside, _, centre = levels[0]
     filled = _pushed(images, 1 - inside)
     residual = _residual(filled, centre).mul_(inside)
-    direction, before = torch.zeros_like(filled), 1.0
+    direction, before, moving = None, 1.0, True
     for _ in range(rounds):
         better = _cycle(residual, levels)
         now = _dot(residual, better)
-        direction = direction.mul_(now / before).add_(better)
+        direction = better if direction is None else direction.mul_(now / before).add_(better)
         bent = _residual(direction, centre).mul_(inside)
-        length = now / (-_dot(direction, bent)).clamp(min=1e-20)
-        filled, residual, before = filled.addcmul_(direction, length), residual.addcmul_(bent, length), now.clamp(min=1e-20)
-        if (length * direction.abs().amax((1, 2, 3), keepdim=True)).max() < tolerance:
+        length = moving * now / (-_dot(direction, bent)).clamp(min=1e-20)
+        filled.addcmul_(direction, length)
+        moving = length * direction.abs().amax((1, 2, 3), keepdim=True) >= tolerance  # each patch stops as it would alone
+        if not moving.any():
             break
+        residual, before = residual.addcmul_(bent, length), now.clamp(min=1e-20)
     return filled
 
 
@@ -263,7 +265,7 @@ def _cycle(residual, levels):
     inside, step, centre = levels[0]
     found = residual * step
     if len(levels) == 1:
-        for _ in range(16):
+        for _ in range(8):
             found.addcmul_(_residual(found, centre).add_(residual), step)
         return found
     left = _residual(found, centre).add_(residual).mul_(inside)

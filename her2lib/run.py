@@ -16,7 +16,7 @@ from statistics import median
 from her2lib import lease, workers
 from her2lib.board import Board, doing, duration, read_json, sentence
 from her2lib.scores import nearest
-from her2lib.study import NOTEBOOK_OF, ROOT, code_fingerprint, data_fingerprint, environment, fingerprint, write_json
+from her2lib.study import NOTEBOOK_OF, ROOT, code_fingerprint, data_fingerprint, environment, fingerprint, listing, write_json
 
 REPORT = "10_report"
 LOOK_SECONDS = 0.1  # between two looks at what has finished
@@ -74,7 +74,7 @@ def plan(study):
     for name in before:
         add(name, name, before[: before.index(name)], [], [data, study.maps])
     for row in study.runs():  # waits for 00 and 01, which prepare the data, but reads nothing that they write
-        add(row["run"], NOTEBOOK_OF[row["network"]], before, [], [data, row, study.train], run=row["run"])
+        add(row["run"], NOTEBOOK_OF[row["network"]], before, [], [data, row, study.train, *listing(Path(study.start(row)))], run=row["run"])
     first, whole = list(tasks), [data, study.question, study.axes, study.also, study.maps, study.published]
     for name in after:
         add(name, name, first, first, whole)

@@ -124,6 +124,20 @@ class Study:
                 return row["run"]
         raise StudyError(f"Study {self.name!r} has no run of {' or '.join(networks)}: add it to network under [axes] in {self.file.name}.")
 
+    def start(self, row):
+        """str, what a run's network starts from: imagenet, none, or a file; "study:NAME" is the same network as trained in NAME."""
+        word = str(row["weights"])
+        if word in ("imagenet", "none"):
+            return word
+        file = located(word)
+        if word.startswith("study:"):
+            other = load(word.removeprefix("study:"))
+            same = [its for its in other.runs() if its["twin"] == "none" and all(its[axis] == row[axis] for axis in ("network", "side_px"))]
+            file = other.folder_of(max(same or [row], key=lambda its: its["seed"] == row["seed"])["run"]) / "model.safetensors"
+        if not file.is_file():
+            raise StudyError(f"{row['run']} starts from {word}, but there is no {file}: run that study first, or give none or a file.")
+        return str(file)
+
 
 def load(name):
     """Study from a name in studies/ or a path of a .toml file; every key checked, nothing guessed."""
@@ -225,10 +239,10 @@ def fingerprint(*values):
 def data_fingerprint(study):
     """str over what the patches are: phantom settings, or names, sizes and times of the files."""
     asked = [study.external_path] * bool(study.data["external"]) + [study.reread_path] * bool(study.reread_path)
-    outside = [_listing(place) for place in asked]
+    outside = [listing(place) for place in asked]
     if study.data["source"] == "phantom":
         return fingerprint("phantom", study.phantom, code_fingerprint("phantom"), *outside)
-    return fingerprint([_listing(study.cohort_path), *outside])
+    return fingerprint([listing(study.cohort_path), *outside])
 
 
 def code_fingerprint(*names):
@@ -309,7 +323,8 @@ def _check_axes(grid, file):
                 raise StudyError(f"{file}: n_train is a share of the training patches in (0, 1], not {value!r}.")
 
 
-def _listing(place):
+def listing(place):
+    """list of (name, bytes, time) of a file or of every file below a folder; empty where there is nothing."""
     files = sorted(place.rglob("*")) if place.is_dir() else [place]
     found = [(str(file.relative_to(place.parent)), file.stat()) for file in files if file.is_file()]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]

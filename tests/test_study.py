@@ -93,3 +93,22 @@ def test_data_fingerprint_changes_with_the_files(tmp_path):
     assert study.data_fingerprint(loaded) == before
     (tmp_path / "patches" / "b_2+.png").write_bytes(b"2")
     assert study.data_fingerprint(loaded) != before
+
+
+def test_a_run_starts_from_a_file_or_from_the_same_network_of_another_study(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "REPORTS", tmp_path)
+    first = write(tmp_path, '[axes]\nnetwork = ["resnet18", "hybrid"]\nside_px = 64\nseed = [0, 1]\n[[also]]\ntwin = "shuffled"\n', "first.toml")
+    text = f'[axes]\nnetwork = ["hybrid", "vit_tiny"]\nside_px = 64\nseed = [1, 9]\nweights = ["none", "study:{first}"]\n'
+    row = {(row["network"], row["seed"], row["weights"]): row for row in study.load(write(tmp_path, text, "second.toml")).runs()}
+    word = f"study:{first}"
+    assert study.load(first).start(row["hybrid", 1, "none"]) == "none"
+    with pytest.raises(study.StudyError, match=r"hybrid-as_presented.* run that study first"):
+        study.load(first).start(row["hybrid", 1, word])
+    with pytest.raises(study.StudyError, match=r"vit_tiny-as_presented.* run that study"):
+        study.load(first).start(row["vit_tiny", 1, word])
+    for seed in (0, 1):
+        study.write_bytes(study.load(first).folder_of(f"hybrid-as_presented-imagenet-64px-n100-s{seed}") / "model.safetensors", b"x")
+    assert "-s1/" in study.load(first).start(row["hybrid", 1, word])  # the same seed where there is one
+    assert "-s0/" in study.load(first).start(row["hybrid", 9, word])
+    with pytest.raises(study.StudyError, match=r"there is no .*gone"):
+        study.load(first).start(row["hybrid", 1, "none"] | {"weights": "gone.safetensors"})
