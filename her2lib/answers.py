@@ -36,9 +36,10 @@ class Source:
     def __init__(self, study, table, images, *, doubt=None, view_px=VIEW_PX, map_px=VIEW_PX):
         self.study, self.table, self.images, self.doubt = study, table.reset_index(drop=True), images, doubt
         self.view_px, self.map_px, self.extra, self.seen = view_px, map_px, [], OrderedDict()
-        self.networks = {run: (name, *train.load(study.folder_of(run))) for name, run in reversed(shown_runs(study).items())}
-        for _, net, _ in self.networks.values():
-            net.to(train.choose_device())
+        self.networks = {}
+        for name, run in reversed(shown_runs(study).items()):
+            net, info = train.load(study.folder_of(run))
+            self.networks[run] = name + " (COLLAPSED)" * bool(info["verdict"]), net.to(train.choose_device()), info
 
     def answer(self, key):
         """(header dict, bytes) for a key as the JavaScript writes it: thumb/3, picture/3/he, map/3/<run>/grad_cam/2 …"""
@@ -71,15 +72,15 @@ class Source:
         """dict that tells the drawing what there is: patches, networks, methods, colours."""
         inverse = torch.linalg.inv(stain.HDAB)
         return {
-            "study": self.study.name, "shows": SHOWS, "targets": TARGETS, "scores": SCORES, "colours": COLOURS, "cuts": CUTS,
-            "state": STATE, "patches": self._rows(),
+            "study": self.study.name, "targets": TARGETS, "scores": SCORES, "colours": COLOURS, "cuts": CUTS, "state": STATE,
+            "shows": {word: text for word, text in SHOWS.items() if word != "he" or self.table["he"].any()}, "patches": self._rows(),
             "stains": {name: {"vector": stain.HDAB[k].tolist(), "inverse": inverse[:, k].tolist()}
                        for k, name in enumerate(stain.STAINS[:2])},
             "methods": {name: {"label": label(name), "caption": method.caption, "null": method.null, "signed": name not in UNSIGNED,
                                "scored": len(explains(name)) > 1}
                         for name, method in METHODS.items()},
             "networks": [{**{key: info["parameters"].get(key) for key in ("recipe", "seed", "weights")}, "run": run, "name": name,
-                          "side_px": net.side_px, "layers": net.layers, "heads": net.heads, "grid": net.grid,
+                          "verdict": info["verdict"], "side_px": net.side_px, "layers": net.layers, "heads": net.heads, "grid": net.grid,
                           "methods": [key for key in methods_for(net) if not (more.get("page") and key in KERNEL_ONLY)]}
                          for run, (name, net, info) in self.networks.items()], **more,
         }
@@ -177,15 +178,14 @@ class Tangent(torch.nn.Module):
         leaves = {key: self.inside[key].clone().requires_grad_(grad) for key in keys}
         return Tap(self._at(leaves), None, leaves["features"], leaves.get("stem"), {layer: leaves[layer] for layer in attention})
 
-    def _headed(self, last, features, stem, attention):
-        return Tap(self._at({"features": features}), None, features, stem, attention)  # attribute asks a CNN for what follows its features
+    def after(self, features):
+        """(B,4) logits of a CNN's features, as Net.after."""
+        return self._at({"features": features})
 
     def _at(self, leaves):
         """(B,4) logits, straight lines through the network's own."""
-        logits = self.logits
-        for key, leaf in leaves.items():
-            logits = logits + torch.einsum("kbn,bn->bk", self.slopes[key].flatten(2), (leaf - self.inside[key]).flatten(1))
-        return logits
+        return self.logits + sum(torch.einsum("kbn,bn->bk", self.slopes[key].flatten(2), (leaf - self.inside[key]).flatten(1))
+                                 for key, leaf in leaves.items())
 
 
 def asks(net):

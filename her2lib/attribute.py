@@ -236,8 +236,8 @@ def features_gradient(net, x, score):
         with looking(net, gradients=False):
             features = net.tap(x).features
         with looking(net, gradients=True):
-            logits = net._headed(leaf := _leaf(features), leaf, None, {}).logits
-            return features, torch.autograd.grad(explained(logits, score).sum(), leaf)[0]
+            leaf = _leaf(features)
+            return features, torch.autograd.grad(explained(net.after(leaf), score).sum(), leaf)[0]
     with looking(net, gradients=True):
         tap = net.tap(_leaf(x))
         return tap.features.detach(), torch.autograd.grad(explained(tap.logits, score).sum(), tap.features)[0]

@@ -1,11 +1,11 @@
 """What running notebooks are doing, in words and in bars: for a terminal, a notebook and a log file."""
 
-import json
 import sys
 import time
 from itertools import zip_longest
 
 from her2lib import lease
+from her2lib.study import read_json
 
 LIVE_SECONDS, LOG_SECONDS = 0.5, 60  # between two looks at the running notebooks: for eyes, and for a log file
 
@@ -73,8 +73,3 @@ def duration(seconds):
     if seconds is None:
         return "unknown"
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def read_json(file):
-    """What a JSON file holds; an empty dict when there is none."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import json
 import re
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ import pandas as pd
 from her2lib import plots
 from her2lib.intervals import Estimate, units_of
 from her2lib.scores import SCORES
-from her2lib.study import write_bytes, write_table
+from her2lib.study import read_json, write_bytes, write_table
 
 COLUMNS = ["id", "question", "set", "run", "metric", "value", "low", "high", "n", "units", "source", "note", "share"]
 NULLS = ("always the commonest score", "DAB rule")  # and every twin trained on shuffled scores
@@ -131,8 +130,7 @@ def records(study):
 
 def record(study, run):
     """dict, the run.json of one run; empty when there is none."""
-    file = study.folder_of(run) / "run.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_json(study.folder_of(run) / "run.json")
 
 
 def finished(study, run):

@@ -28,16 +28,18 @@ def prepared(study, *, side_px, split="official", progress=True):
     from her2lib import store
 
     tables, problems = read(study, progress=progress)
+    known = {name for one in tables for name in one["name"]}
     tables, left_out = _only(tables, study.data["scores"])
     shares = {"seed": study.data["split_seed"], "val": study.data["val"], "test": study.data["test"]}
     whole = pd.concat([tables[0], *(more.assign(set="external") for more in tables[1:])], ignore_index=True)
     place = {"side_px": side_px, "folder": study.store}
     table, notes = _split(tables[0], split, recover=lambda: recovered(study, whole, progress=progress)[: len(tables[0])], **shares)
-    table = pd.concat([table, whole.iloc[len(table) :]], ignore_index=True)
+    table = _reread(study, pd.concat([table, whole.iloc[len(table) :]], ignore_index=True), known)  # the split stays
+    (table,), also_out = _only([table], study.data["scores"])
     images = store.open_store(table, progress=progress, skip_bad=study.data["skip_bad"], **place)
     lost = store.lost(table, **place).rename(columns={"name": "file"}).assign(severity="error")
     table = table[~table["name"].isin(lost["file"])].reset_index(drop=True)
-    return Data(table, images, notes + left_out, pd.concat([*problems, lost], ignore_index=True))
+    return Data(table, images, notes + left_out + also_out, pd.concat([*problems, lost], ignore_index=True))
 
 
 def recovered(study, table, *, progress=True):
@@ -58,7 +60,7 @@ def recovered(study, table, *, progress=True):
 
 
 def read(study, *, progress=True):
-    """(tables, problems) of the cohort and, where there is one, of the external set; scores read again take the place of the given."""
+    """(tables, problems) of the cohort and, where there is one, of the external set, with the scores as given."""
     from her2lib import patches, phantom
 
     if study.data["source"] == "phantom":
@@ -68,8 +70,7 @@ def read(study, *, progress=True):
         found.append(patches.read(place, cache=study.store, progress=progress))
         if not study.data["skip_bad"]:
             patches.stop_on_errors(found[-1][1], path=place)
-    tables, problems = zip(*found, strict=True)
-    return [_reread(study, table, {name for one in tables for name in one["name"]}) for table in tables], problems
+    return tuple(zip(*found, strict=True))
 
 
 def _key(table):
@@ -100,7 +101,8 @@ def _only(tables, wanted):
     if not wanted:
         return tables, []
     kept = [table[table["score"].isin([SCORES.index(score) for score in wanted])].reset_index(drop=True) for table in tables]
-    lost = sum(map(len, tables)) - sum(map(len, kept))
+    if not (lost := sum(map(len, tables)) - sum(map(len, kept))):
+        return kept, []
     return kept, [f"This study asks for the scores {', '.join(wanted)} only: {lost} patches of other scores, or of none, are left out."]
 
 

@@ -1,7 +1,6 @@
 """Drafts for a manuscript from the runs' records: model cards, CLAIM 2024, TRIPOD+AI; what is not on record is unanswered."""
 
 import html
-import json
 import re
 import tomllib
 from collections import Counter
@@ -14,7 +13,7 @@ from safetensors import safe_open
 from her2lib.book import NETWORKS, is_null, names_of, number
 from her2lib.report import cautions
 from her2lib.scores import CUTS
-from her2lib.study import made, write_text
+from her2lib.study import made, read_json, write_text
 
 UNANSWERED = "**unanswered**"
 TITLES = {"claim": "CLAIM 2024 checklist", "tripod": "TRIPOD+AI checklist"}
@@ -88,7 +87,7 @@ def answered(study, records, numbers):
 
 
 def _about_data(study, records, numbers):
-    count, notes = (_json(study, f"{name}.json") or empty for name, empty in (("count", {}), ("notes", [])))
+    count, notes = (read_json(study.folder_of("01_data_exploration") / f"{name}.json") for name in ("count", "notes"))
     phantom = study.data["source"] == "phantom"
     sets = {name: found["n"] for run in records.values() if run["parameters"]["twin"] == "none" for name, found in run["sets"].items()}
     units = Counter(numbers.loc[numbers["set"] == "test", "units"]).most_common(1)
@@ -203,8 +202,3 @@ def _pairs(values):
 
 def _cell(text):
     return str(text).replace("|", "\\|").replace("\n", " ")
-
-
-def _json(study, name):
-    file = study.folder_of("01_data_exploration") / name
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

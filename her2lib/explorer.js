@@ -3,7 +3,7 @@
 // answers written down. File names are strangers' words: they become text nodes, never markup.
 
 const VIRIDIS = ["#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
-const DIVERGING = ["#2d004b", "#542788", "#8073ac", "#b2abd2", "#f7f7f7", "#fdb863", "#e08214", "#b35806", "#7f3b08"]; // PuOr
+const DIVERGING = ["#3f1a86", "#6a4bb0", "#b2abd2", "#f7f7f7", "#fdb863", "#f0861a", "#d95f02"]; // PuOr, whose darkest ends look like tissue
 const OF_PANEL = ["shows", "network", "method", "layer", "head"];
 const FILTERS = ["search", "truth", "predicted", "verdict", "sure_from", "sure_to", "disagree", "doubt"];
 const DRAWN_ONLY = ["opacity", "threshold", "smooth"]; // nothing is loaded and nothing beside the panels changes: a slider stays quick
@@ -11,6 +11,9 @@ const OD_MAX = 1.5; // end of the stain panels' scale, optical density
 const SMOOTH_PX = 256; // maps are interpolated to this many px before they are coloured
 const FAINTEST = 0.2; // opacity of the smallest value, as a share of the largest value's: tissue stays visible where a map is low
 const THUMB_PX = 104;
+const STACK_BYTES = 12e6, PICTURE_PX = 2.2e6, SIDECARS = 8; // what is kept of what was seen, however many patches go by; 1024 px: two pictures
+const SLOW_MS = 300; // a map that takes longer says that it is being computed
+const REST = "Rest the pointer on a panel to read values.";
 const IN_DOUBT = 0.5; // of 0..1, from label review
 const PAGE = "her2-explorer";
 const RESEARCH = "Research use only: a patch-level score is not an ASCO/CAP score.";
@@ -34,7 +37,7 @@ const percent = (value) => `${Math.round(100 * value)} %`;
 function short(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  return (size >= 1000 || size < 0.001 ? value.toExponential(1) : value.toPrecision(3)).replace("-", "−");
+  return (size >= 1000 || size < 0.001 ? value.toExponential(1) : value.toPrecision(3)).replaceAll("-", "−");
 }
 
 function ramp(stops) {
@@ -61,8 +64,8 @@ function download(name, blob) {
 
 class Recent {
   // the last things asked for, so that 500 patches cost no more memory than 20
-  constructor(most, drop = () => {}) {
-    Object.assign(this, { most, drop, kept: new Map() });
+  constructor(most, weight = () => 1, drop = () => {}) {
+    Object.assign(this, { most, weight, drop, kept: new Map(), held: 0 });
   }
   get(key) {
     const value = this.kept.get(key);
@@ -70,10 +73,10 @@ class Recent {
     return value;
   }
   set(key, value) {
-    this.kept.set(key, value);
-    while (this.kept.size > this.most) {
+    this.kept.set(key, value), (this.held += this.weight(value));
+    while (this.held > this.most && this.kept.size > 1) {
       const [oldest, gone] = this.kept.entries().next().value;
-      this.kept.delete(oldest), this.drop(gone);
+      this.kept.delete(oldest), (this.held -= this.weight(gone)), this.drop(gone);
     }
     return value;
   }
@@ -229,21 +232,23 @@ class ModelState {
 
 class PageSource {
   constructor(records, sidecars) {
-    Object.assign(this, { records, sidecars, loading: {} });
-    globalThis.her2Sidecar = (more) => Object.assign(this.records, more);
+    Object.assign(this, { records, sidecars, loading: {}, beside: new Recent(SIDECARS) });
+    globalThis.her2Sidecar = (more) => (this.arrived = more);
   }
   async ask(key) {
-    if (!(key in this.records)) await this.sidecar(key.split("/")[1]);
-    const found = this.records[key];
+    const found = this.records[key] ?? (await this.sidecar(key.split("/")[1]))?.[key];
     if (!found) throw new Error("This page does not hold that map; the notebook 90_explorer computes it.");
     return { ...found[0], bytes: Uint8Array.from(atob(found[1]), (letter) => letter.charCodeAt(0)) };
   }
   sidecar(patch) {
-    const src = this.sidecars[patch]; // a script tag, because a page opened from a folder may not fetch its neighbours
-    if (!src) return Promise.resolve();
+    const src = this.sidecars[patch], kept = src && this.beside.get(src); // a script tag: a page opened from a folder may not fetch its neighbours
+    if (!src || kept) return kept;
     return (this.loading[src] ??= new Promise((done, failed) => {
-      const missing = () => failed(new Error(`${src} is missing: copy that folder together with this page.`));
-      document.head.append(make("script", { src, onload: done, onerror: missing }));
+      const over = () => (tag.remove(), delete this.loading[src]);
+      const onload = () => (over(), done(this.beside.set(src, this.arrived)));
+      const onerror = () => (over(), failed(new Error(`${src} is missing: copy that folder together with this page.`)));
+      const tag = make("script", { src, onload, onerror });
+      document.head.append(tag);
     }));
   }
 }
@@ -298,7 +303,8 @@ class Explorer {
   constructor(root, state, source, catalogue) {
     Object.assign(this, { root, state, source, catalogue, rows: [], panels: [], view: { x: 0.5, y: 0.5, zoom: 1 }, dirty: new Set() });
     this.networks = Object.fromEntries(catalogue.networks.map((network) => [network.run, network]));
-    this.pictures = new Recent(6), this.stacks = new Recent(60), this.thumbs = new Recent(400, (url) => URL.revokeObjectURL(url));
+    this.pictures = new Recent(PICTURE_PX, ({ width }) => width * width), this.stacks = new Recent(STACK_BYTES, ({ bytes }) => bytes.length);
+    this.thumbs = new Recent(400, () => 1, (url) => URL.revokeObjectURL(url));
     root.classList.add("her2");
     root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab's own keys stay away from ours
     this.build();
@@ -342,7 +348,8 @@ class Explorer {
     if (OF_PANEL.includes(key) && !this.quiet) this.keep(key);
     if (key === "extra") this.adopt();
     if (FILTERS.includes(key) || key === "network" || key === "extra") this.later("filter");
-    if (key === "patch") this.later("strip"), this.scrollTo(this.rows.indexOf(this.get("patch")));
+    if (key === "place") this.placed = true;
+    if (key === "patch") this.say(""), this.later("strip"), this.scrollTo(this.rows.indexOf(this.get("patch")));
     if (key === "panels" || key === "selected") this.later("panels");
     if (["patch", "network", "extra"].includes(key)) this.later("side");
     this.later("draw", ...(DRAWN_ONLY.includes(key) ? [] : ["load"]));
@@ -358,9 +365,9 @@ class Explorer {
     // the flat values are those of the selected panel; an impossible one is put right here, once for both drawings
     const panels = this.get("panels").map((panel) => ({ ...panel })), panel = panels[this.get("selected")];
     const network = this.networks[this.get("network")], fix = {};
-    if (!panel || !network) return;
-    if (!network.methods.includes(this.get("method"))) fix.method = network.methods[0];
-    if (network.layers) {
+    if (!panel) return;
+    if (network && !network.methods.includes(this.get("method"))) fix.method = network.methods[0];
+    if (network?.layers) {
       fix.layer = clamp(this.get("layer"), 1, network.layers), fix.head = clamp(this.get("head"), 0, network.heads);
     }
     if (["method", "layer", "head"].includes(key) && panel.shows !== "map" && this.ready) fix.shows = "map";
@@ -378,7 +385,7 @@ class Explorer {
       this.frame = undefined;
       const parts = new Set(this.dirty);
       this.dirty.clear();
-      if (parts.has("filter")) this.filter();
+      if (parts.has("filter")) this.filter(), this.scrollTo(this.rows.indexOf(this.get("patch")));
       if (parts.has("panels")) this.layPanels();
       if (parts.has("filter") || parts.has("strip")) this.drawStrip();
       if (parts.has("load")) this.load();
@@ -405,12 +412,15 @@ class Explorer {
     this.strip.addEventListener("scroll", () => this.later("strip"), { passive: true });
     this.count = make("p", { className: "count", role: "status" });
     this.row = make("div", { className: "panels" });
-    this.status = make("p", { className: "status", role: "status", ariaLive: "polite" }, "Rest the pointer on a panel to read values.");
+    this.values = make("p", { className: "values" }, REST);
+    this.status = make("p", { className: "status", role: "status", ariaLive: "polite" });
+    this.say("");
     this.side = make("div", { className: "side" });
     this.bars = make("section", { className: "bars", ariaLabel: "Probabilities" });
     this.grid = make("canvas", { className: "grid", tabIndex: 0, role: "img" });
     this.gridHead = make("h3", {}, "Attention, layer by head");
-    this.gridBox = make("section", {}, this.gridHead, make("div", { className: "gridline" }, this.grid));
+    this.gridNote = make("p", { className: "facts" });
+    this.gridBox = make("section", {}, this.gridHead, make("div", { className: "gridline" }, this.grid), this.gridNote);
     this.grid.addEventListener("click", (event) => this.pickCell(event));
     this.grid.addEventListener("keydown", (event) => this.stepCell(event));
     this.tools = make("div", { className: "tools" },
@@ -420,7 +430,7 @@ class Explorer {
     if (this.source.take) this.tools.append(this.opener());
     this.side.append(this.bars, this.gridBox);
     this.root.append(this.strip, this.count, make("div", { className: "main" },
-      make("div", { className: "stage" }, this.row, this.status, this.tools, this.help()), this.side));
+      make("div", { className: "stage" }, this.row, this.values, this.status, this.tools, ...this.help()), this.side));
     this.root.addEventListener("keydown", (event) => this.key(event));
   }
 
@@ -429,8 +439,13 @@ class Explorer {
   }
 
   help() {
-    const keys = "← → patch · 1-4 panel · + − 0 zoom · Shift and arrows move · [ ] layer · , . head · T token, I J K L move it, Esc CLS · P screenshot";
-    return make("p", { className: "help" }, `Keys: ${keys}. Click a map to see attention from that token. ${RESEARCH}`);
+    const keys = "← → patch · Home, End first and last · 1-4 panel · + − zoom, 0 whole patch · Shift and arrows move · [ ] layer · , . head · T token, I J K L move it, Esc CLS · P screenshot · ? this list";
+    this.keys = make("details", { className: "help" }, make("summary", {}, "Keys"), keys);
+    return [this.keys, make("p", { className: "help" }, `Click a map of attention to see where the token there looks. ${RESEARCH}`)];
+  }
+
+  unfinished() {
+    return `No network of this study has finished, so there are no maps yet: run “her2 run ${this.catalogue.study}” in a terminal, then open this again.`;
   }
 
   opener() {
@@ -456,7 +471,7 @@ class Explorer {
   }
 
   say(text) {
-    this.status.textContent = text;
+    this.status.textContent = text || (this.catalogue.networks.length ? "" : this.unfinished());
   }
 
   // ----- the strip
@@ -477,7 +492,9 @@ class Explorer {
       if (fits) this.rows.push(i);
     });
     if (wish.doubt) this.rows.sort((a, b) => this.catalogue.patches[b].doubt - this.catalogue.patches[a].doubt);
-    const all = this.catalogue.patches.length, empty = this.rows.length ? "" : " Widen the filters to see some.";
+    const all = this.catalogue.patches.length, reviewed = this.catalogue.patches.some((patch) => patch.doubt !== null);
+    const why = wish.doubt && !reviewed ? "No label review has been run for this study (notebook 09_label_review)" : "Widen the filters to see some";
+    const empty = this.rows.length ? "" : ` ${why}; the panels still show the last one.`;
     this.count.textContent = `${this.rows.length} of ${all} patches.${empty}`;
     this.belt.style.width = `${this.rows.length * THUMB_PX}px`;
     if (this.rows.length && !this.rows.includes(this.get("patch"))) this.set({ patch: this.rows[0] });
@@ -549,11 +566,11 @@ class Explorer {
 
   newPanel(k) {
     const canvas = make("canvas", { className: "view" }), bar = make("canvas", { className: "bar", width: 256, height: 10 });
-    const low = make("span"), high = make("span"), title = make("figcaption");
+    const low = make("span"), high = make("span"), unit = make("p", { className: "unit" }), title = make("figcaption");
     const legend = make("div", { className: "legend" }, low, bar, high);
-    const figure = make("figure", { className: "panel", tabIndex: 0, role: "group", onfocus: () => this.set({ selected: k }) }, title, canvas, legend);
+    const figure = make("figure", { className: "panel", tabIndex: 0, role: "group", onfocus: () => this.set({ selected: k }) }, title, canvas, legend, unit);
     this.row.append(figure);
-    const panel = { figure, canvas, bar, low, high, title, legend, overlay: blank(1, 1), touches: new Map() };
+    const panel = { figure, canvas, bar, low, high, unit, title, legend, overlay: blank(1, 1), touches: new Map() };
     this.listen(panel, canvas, k);
     return panel;
   }
@@ -564,6 +581,7 @@ class Explorer {
       this.set({ selected: k });
     });
     canvas.addEventListener("pointermove", (event) => (panel.touches.has(event.pointerId) ? this.drag(panel, event) : this.read(k, this.place(panel, event))));
+    canvas.addEventListener("pointerleave", () => this.rest());
     canvas.addEventListener("pointerup", (event) => {
       if (panel.touches.size === 1 && panel.moved < 5) this.pickToken(this.place(panel, event), k);
       panel.touches.delete(event.pointerId);
@@ -618,8 +636,21 @@ class Explorer {
 
   pickToken(at, k) {
     const inside = [at.x, at.y].map((value) => Math.round(1e4 * clamp(value, 0, 0.9999)) / 1e4);
-    if (this.get("panels").some((panel) => this.attends(panel))) this.set({ place: inside });
-    else this.read(k, at);
+    const panels = this.get("panels"), clicked = panels[k];
+    if (panels.some((panel) => this.attends(panel))) this.placed = true, this.set({ place: inside }), this.later("draw");
+    else if (clicked.shows === "map") this.say("This map has no tokens to click: the method Attention of a transformer has.");
+  }
+
+  tellToken() {
+    // what a click or a key did to the token, said once its map is in sight
+    const panels = this.get("panels"), k = panels.findIndex((panel) => this.attends(panel)), view = this.panels[k];
+    if (k < 0 || !view) return void (this.placed = false);
+    const token = this.token(panels[k]);
+    if (!view.map || String(view.token ?? "") !== String(token ?? "")) return; // still on its way
+    this.placed = false;
+    const reach = view.picture ? this.reach(panels[k], view).replace(", mean distance", ": on average it looks") : "";
+    this.say(token ? `Attention now starts from the token in row ${token[0] + 1}, column ${token[1] + 1}${reach && `${reach} away`}. Esc goes back.`
+      : "Attention starts from CLS again, the token that the score is read from.");
   }
 
   attends(panel) {
@@ -645,7 +676,7 @@ class Explorer {
     const he = panel.shows === "he" && patch.he, picture = `picture/${i}/${he ? "he" : "ihc"}`;
     if (panel.shows === "he" && !patch.he) return { picture: null, why: "This patch has no HE partner." };
     if (panel.shows !== "map") return { picture };
-    if (!this.networks[panel.network]) return { picture: null, why: "No network of this study has finished: run it first." };
+    if (!this.networks[panel.network]) return { picture: null, why: this.unfinished() };
     if (!this.attends(panel)) return { picture, stack: `map/${i}/${panel.network}/${panel.method}/${this.explained(panel)}`, read: (stack) => slice(stack, 0) };
     const { heads, grid } = this.networks[panel.network], token = this.token(panel), from = (panel.layer - 1) * heads;
     const cls = (stack) => (panel.head ? slice(stack, from + panel.head - 1) : mean(stack, from, heads));
@@ -663,7 +694,8 @@ class Explorer {
   async fill(view, wish, k) {
     const mark = JSON.stringify([wish, this.get("panels")[k], this.get("patch")]); // layers and heads share a stack: the panel tells them apart
     if (!view || view.mark === mark) return;
-    view.mark = mark;
+    view.mark = mark, (view.asked = performance.now());
+    setTimeout(() => view.mark === mark && !view.map && this.later("draw"), SLOW_MS + 20);
     const current = () => view.mark === mark, held = this.pictures.get(wish.picture), known = this.stacks.get(wish.stack);
     if (held && known) {
       // both are here already, as for every layer and head of a patch: drawn in this frame, not in the one after the promises
@@ -697,6 +729,8 @@ class Explorer {
 
   draw() {
     this.get("panels").forEach((panel, k) => this.panels[k] && this.drawPanel(this.panels[k], panel, k));
+    if (this.placed) this.tellToken();
+    if (this.pointer) this.read(...this.pointer);
   }
 
   drawPanel(view, panel, k) {
@@ -724,6 +758,8 @@ class Explorer {
       if (view.token) this.drawToken(context, view, sharp);
     }
     if (view.error) this.write(context, view.error, sharp);
+    else if (!(view.picture && (view.map || panel.shows !== "map")) && performance.now() - view.asked > SLOW_MS)
+      this.write(context, view.picture ? "Computing this map …" : "Waiting for an answer. A notebook answers when its running cells are done.", sharp);
     return canvas;
   }
 
@@ -745,13 +781,16 @@ class Explorer {
   }
 
   write(context, text, sharp) {
-    context.fillStyle = "#333", context.font = `${Math.round(sharp / 24)}px sans-serif`;
-    this.wrapped(context, text, 0.9 * sharp).forEach((line, k) => context.fillText(line, 0.05 * sharp, (0.45 + 0.06 * k) * sharp));
+    context.font = `${Math.round(sharp / 24)}px sans-serif`;
+    const lines = this.wrapped(context, text, 0.9 * sharp);
+    context.fillStyle = "#ffffffe8", context.fillRect(0, 0.38 * sharp, sharp, (0.06 * lines.length + 0.06) * sharp), (context.fillStyle = "#222");
+    lines.forEach((line, k) => context.fillText(line, 0.05 * sharp, (0.45 + 0.06 * k) * sharp));
   }
 
   drawLegend(view, panel) {
     const stain = this.catalogue.stains[panel.shows], shown = (view.map && panel.shows === "map") || (stain && view.picture);
     view.legend.style.visibility = shown ? "visible" : "hidden";
+    this.setText(view.unit, shown ? this.unit(panel, view.map) : "");
     if (!shown) return;
     const { signed } = panel.shows === "map" ? this.catalogue.methods[panel.method] : {}, context = view.bar.getContext("2d");
     const rule = stain ? panel.shows : `${signed} ${this.get("threshold")}`;
@@ -768,6 +807,21 @@ class Explorer {
     context.putImageData(image, 0, 0);
   }
 
+  unit(panel, map) {
+    // what the numbers at the ends of a legend are
+    if (panel.shows !== "map") return "optical density, base 10";
+    if (this.attends(panel)) return `share of the attention per place; spread evenly: ${short(map.values.reduce((a, b) => a + b) / map.values.length)}`;
+    if (!this.catalogue.methods[panel.method].signed) return "no unit: compare places, not patches";
+    const what = this.what(panel);
+    return what ? `purple speaks against ${what}, orange for it` : "purple below 0, orange above";
+  }
+
+  what(panel) {
+    // the explained score in words, "" for methods that know none
+    const wish = this.explained(panel), { scores, targets } = this.catalogue;
+    return wish === "-" ? "" : targets[scores[wish] ?? wish];
+  }
+
   setText(node, text) {
     if (node.textContent !== text) node.textContent = text;
   }
@@ -776,8 +830,8 @@ class Explorer {
     if (panel.shows !== "map" || !this.networks[panel.network]) return this.catalogue.shows[panel.shows];
     const { name } = this.networks[panel.network], method = this.catalogue.methods[panel.method];
     if (!this.attends(panel)) {
-      const wish = this.explained(panel), what = wish === "-" ? "" : ` for ${this.catalogue.scores[wish] ?? (wish === "expected" ? "the expected score" : wish)}`;
-      return `${name} · ${method.label}${what}`;
+      const what = this.what(panel), predicted = this.get("score") === "predicted" ? ", predicted" : "";
+      return `${name} · ${method.label}${what && ` for ${what}${predicted}`}`;
     }
     const token = this.token(panel), head = !panel.head || (token && this.catalogue.page) ? "mean of heads" : `head ${panel.head}`;
     const from = token ? `from token row ${token[0] + 1}, column ${token[1] + 1}${this.reach(panel, view)}` : "from CLS";
@@ -797,6 +851,7 @@ class Explorer {
   read(k, at) {
     // the values under the pointer, in words
     const view = this.panels[k], panel = this.get("panels")[k];
+    this.pointer = [k, at];
     if (!view?.picture || at.x < 0 || at.y < 0 || at.x >= 1 || at.y >= 1) return;
     const { width, side_px } = view.picture, [x, y] = [Math.floor(at.x * width), Math.floor(at.y * width)];
     const words = [`x ${Math.floor(at.x * side_px)}, y ${Math.floor(at.y * side_px)} px`];
@@ -806,7 +861,11 @@ class Explorer {
       if (view.token) words.push(`${this.length(Math.hypot((row - view.token[0]) / view.map.h, (column - view.token[1]) / view.map.w) * side_px)} from the token`);
     } else if (this.catalogue.stains[panel.shows]) words.push(`optical density ${view.picture.density(panel.shows, x, y).toFixed(2)}`);
     else words.push(`red, green, blue ${[...view.picture.pixels().slice(4 * (y * width + x), 4 * (y * width + x) + 3)].join(", ")}`);
-    this.say(words.join(" · "));
+    this.setText(this.values, words.join(" · "));
+  }
+
+  rest() {
+    this.pointer = null, this.setText(this.values, REST);
   }
 
   // ----- beside the panels: probabilities, and layer x head
@@ -819,10 +878,12 @@ class Explorer {
       const bar = make("span", { className: "fill" });
       bar.style.width = `${100 * (p ? p[k] : 0)}%`, bar.style.background = this.catalogue.colours[k];
       return make("div", { className: "line" }, make("b", {}, score), make("span", { className: "rail" }, bar),
-        make("span", { className: "share" }, p ? percent(p[k]) : "–"), ...who.map((name) => make("span", { className: name === "true" ? "tag true" : "tag" }, name)));
+        make("span", { className: "share" }, p ? percent(p[k]) : "–"), ...who.map((name) => make("span", { className: name === "true" ? "tag true" : "tag", title: name === "true" ? "true score" : `rater ${name}` }, name)));
     });
-    const facts = [patch.set && `${patch.set} set`, patch.doubt !== null && `label doubt ${short(patch.doubt)}`, patch.truth < 0 && "true score unknown"].filter(Boolean);
-    this.bars.replaceChildren(make("h3", {}, patch.name), make("p", { className: "facts" }, `${network ? network.name : "No network"}${facts.length ? ` · ${facts.join(" · ")}` : ""}`), ...rows);
+    const agree = raters.length > 1 && `raters ${new Set(raters.map(([, score]) => score)).size > 1 ? "disagree" : "agree"}`;
+    const facts = [network ? `${network.name}${p ? ` predicts ${this.score(this.predicted(patch))}` : ""}` : "No network has finished", patch.set && `${patch.set} set`, agree,
+      patch.doubt !== null && `label doubt ${percent(patch.doubt)}`, patch.truth < 0 && "true score unknown"];
+    this.bars.replaceChildren(make("h3", {}, patch.name), make("p", { className: "facts" }, facts.filter(Boolean).join(" · ")), ...rows);
     this.gridBox.hidden = !network?.layers;
     this.drawGrid();
   }
@@ -840,18 +901,20 @@ class Explorer {
   }
 
   cell(network) {
-    return clamp(Math.floor(Math.min(264 / network.heads, 200 / network.layers)), 12, 30);
+    return clamp(Math.floor(Math.min(284 / network.layers, 264 / network.heads)), 12, 30);
   }
 
   drawGrid() {
     const network = this.networks[this.get("network")], stack = this.gridStack;
     if (!network?.layers || !stack || this.gridKey !== `attention/${this.get("patch")}/${network.run}` || stack.shape[0] !== network.layers * network.heads) return;
     const cell = this.cell(network), context = this.grid.getContext("2d"), [layer, head] = [this.get("layer"), this.get("head")];
-    this.grid.width = network.heads * cell, this.grid.height = network.layers * cell;
+    this.grid.width = network.layers * cell, this.grid.height = network.heads * cell;
     context.drawImage(this.cells(stack, network, cell), 0, 0);
     context.lineWidth = 3, context.strokeStyle = "#c2185b";
-    context.strokeRect((head ? (head - 1) * cell : 0) + 0.5, (layer - 1) * cell + 0.5, (head ? 1 : network.heads) * cell - 3, cell - 3);
-    this.setText(this.gridHead, `Attention from CLS: ${network.layers} layers (down) x ${network.heads} heads`);
+    context.strokeRect((layer - 1) * cell + 0.5, (head ? (head - 1) * cell : 0) + 0.5, cell - 3, (head ? 1 : network.heads) * cell - 3);
+    this.setText(this.gridHead, `Attention from CLS: layers 1 to ${network.layers} →, heads 1 to ${network.heads} ↓`);
+    this.setText(this.gridNote, this.get("stretch") ? "Each cell from its own smallest to its own largest value: faint differences look strong."
+      : "Each cell from 0 to its own largest value: yellow all over is even attention.");
     this.grid.setAttribute("aria-label", `Layer ${layer} of ${network.layers}, ${head ? `head ${head} of ${network.heads}` : "mean of heads"}; arrow keys choose`);
   }
 
@@ -859,10 +922,10 @@ class Explorer {
     // every layer and head as a small picture, coloured once per patch: the frame moves over it
     const mark = `${this.gridKey} ${this.get("stretch")} ${cell}`;
     if (this.celled === mark) return this.cellsDrawn;
-    const canvas = blank(network.heads * cell, network.layers * cell), context = canvas.getContext("2d"), one = blank(1, 1);
+    const canvas = blank(network.layers * cell, network.heads * cell), context = canvas.getContext("2d"), one = blank(1, 1);
     context.imageSmoothingEnabled = false;
     for (let k = 0; k < stack.shape[0]; k++) {
-      const map = slice(stack, k), [x, y] = [(k % network.heads) * cell, Math.floor(k / network.heads) * cell];
+      const map = slice(stack, k), [x, y] = [Math.floor(k / network.heads) * cell, (k % network.heads) * cell];
       context.drawImage(coloured(map, range(map, false, this.get("stretch")), false, 0, one), x, y, cell - 2, cell - 2);
     }
     this.celled = mark;
@@ -871,12 +934,12 @@ class Explorer {
 
   pickCell(event) {
     const network = this.networks[this.get("network")], box = this.grid.getBoundingClientRect();
-    const layer = Math.floor(((event.clientY - box.top) / box.height) * network.layers), head = Math.floor(((event.clientX - box.left) / box.width) * network.heads);
+    const layer = Math.floor(((event.clientX - box.left) / box.width) * network.layers), head = Math.floor(((event.clientY - box.top) / box.height) * network.heads);
     this.set({ method: "attention", layer: clamp(layer + 1, 1, network.layers), head: clamp(head + 1, 1, network.heads) });
   }
 
   stepCell(event) {
-    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    const step = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] }[event.key];
     if (!step) return;
     this.step(...step);
     event.preventDefault(), event.stopPropagation();
@@ -901,6 +964,7 @@ class Explorer {
       PageUp: () => this.go(-8), PageDown: () => this.go(8), "+": () => this.zoomTo(this.view.zoom * 1.4), "=": () => this.zoomTo(this.view.zoom * 1.4),
       "-": () => this.zoomTo(this.view.zoom / 1.4), 0: () => this.zoomTo(1), "[": () => this.step(-1, 0), "]": () => this.step(1, 0),
       ",": () => this.step(0, -1), ".": () => this.step(0, 1), t: () => this.set({ place: [0.5, 0.5] }), Escape: () => this.set({ place: [] }), p: () => this.screenshot(),
+      "?": () => (this.keys.open = !this.keys.open),
     };
     if (event.shiftKey && pan) this.move(...pan);
     else if (nudge) this.nudge(...nudge);
@@ -923,7 +987,7 @@ class Explorer {
     const patch = this.patch(), lines = [`Patch ${patch.name} of study ${this.catalogue.study}; true score ${this.score(patch.truth)}.`];
     this.get("panels").forEach((panel, k) => {
       const network = panel.shows === "map" && this.networks[panel.network];
-      const how = network ? ` (recipe ${network.recipe}, seed ${network.seed}, weights ${network.weights}, ${network.side_px} px; it predicts ${this.score(this.predicted(patch, panel.network))}). ${this.attends(panel) ? "Attention knows no score" : this.catalogue.methods[panel.method].caption}` : "";
+      const how = network ? ` (recipe ${network.recipe}, seed ${network.seed}, weights ${network.weights}, ${network.side_px} px; it predicts ${this.score(this.predicted(patch, panel.network))}${network.verdict && `; COLLAPSED: ${network.verdict}`}). ${this.attends(panel) ? "Attention knows no score" : this.catalogue.methods[panel.method].caption}` : "";
       lines.push(`Panel ${k + 1}: ${this.titled(panel, this.panels[k])}${how}.`);
     });
     const smooth = this.get("smooth") ? "bilinear to the patch's size" : "in blocks, as computed";
@@ -947,7 +1011,7 @@ class Explorer {
     context.font = font;
     const titles = this.panels.map((view) => this.wrapped(context, view.title.textContent, side));
     const text = this.caption().flatMap((line) => this.wrapped(context, line, out.width - 2 * gap));
-    const head = Math.max(...titles.map((lines) => lines.length)) * 20 + gap, foot = head + side + 40;
+    const head = Math.max(...titles.map((lines) => lines.length)) * 20 + gap, foot = head + side + 64;
     out.height = foot + 21 * text.length + gap;
     context.fillStyle = "#fff", context.fillRect(0, 0, out.width, out.height);
     context.font = font, context.fillStyle = "#222";
@@ -958,6 +1022,7 @@ class Explorer {
       if (view.legend.style.visibility !== "visible") return;
       context.drawImage(view.bar, x + 90, head + side + 8, side - 180, 10);
       context.fillText(view.low.textContent, x, head + side + 19), context.fillText(view.high.textContent, x + side - 82, head + side + 19);
+      context.fillText(view.unit.textContent, x, head + side + 40);
     });
     text.forEach((line, row) => context.fillText(line, gap, foot + 15 + 21 * row));
     out.toBlob((blob) => download(`${this.catalogue.study}_${this.patch().name.replace(/\.[^.]*$/, "")}.png`, blob), "image/png");
@@ -977,7 +1042,7 @@ class Controls {
       this.check("disagree", "raters disagree"), this.check("doubt", "label in doubt"));
     const panel = make("section", { className: "controls", ariaLabel: "Selected panel" },
       make("div", { className: "heading" }, this.heading = make("h3"), explorer.button("−", () => this.panels(-1), "Fewer panels"), explorer.button("+", () => this.panels(1), "More panels")),
-      this.select("shows", "Shows", Object.entries(catalogue.shows)), this.select("network", "Network", catalogue.networks.map(({ run, name }) => [run, name])),
+      this.select("shows", "Shows", Object.entries(catalogue.shows)), this.select("network", "Network", catalogue.networks.length ? catalogue.networks.map(({ run, name }) => [run, name]) : [["", "none has finished"]]),
       this.select("method", "Method", []), this.select("score", "Explains", Object.entries(catalogue.targets)),
       this.range("layer", "Layer", 1, 12, 1, String), this.range("head", "Head", 0, 12, 1, (v) => (v ? String(v) : "mean")),
       this.range("opacity", "Opacity", 0, 1, 0.01, percent), this.range("threshold", "Threshold", 0, 1, 0.01, percent),
@@ -1035,14 +1100,15 @@ class Controls {
     fields.layer.max = network?.layers || 1, fields.head.max = network?.heads || 0;
     const map = state.get("shows") === "map", attention = map && state.get("method") === "attention" && network?.layers > 0;
     fields.method.disabled = !map;
-    fields.layer.disabled = fields.head.disabled = !attention;
+    const mean = attention && state.get("place").length > 0; // the page holds token attention as the mean of the heads
+    fields.layer.disabled = !attention, fields.head.disabled = !attention || mean;
     fields.score.disabled = !map || !catalogue.methods[state.get("method")]?.scored;
     for (const [key, input] of Object.entries(fields)) {
       const value = state.get(key);
       if (input.type === "checkbox") input.checked = value;
       else if (String(input.value) !== String(value) && document.activeElement !== input) input.value = value;
       else if (input.type === "range") input.value = value;
-      if (input.output) input.output.textContent = input.written(value);
+      if (input.output) input.output.textContent = key === "head" && mean ? "mean" : input.written(value);
     }
     this.heading.textContent = `Panel ${state.get("selected") + 1} of ${state.get("panels").length}`;
     this.listNotes();

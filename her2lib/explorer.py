@@ -19,22 +19,22 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from tqdm.auto import tqdm
 from traitlets import Any
 
-from her2lib.answers import PAGE_MAP_PX, PAGE_VIEW_PX, SHOWS, STATE, TARGETS, Source, label
+from her2lib.answers import PAGE_MAP_PX, PAGE_VIEW_PX, STATE, TARGETS, Source, explains, label
 from her2lib.attribute import methods_for
 from her2lib.cohort import prepared
 from her2lib.scores import SCORES, parse
-from her2lib.study import made, write_text
+from her2lib.study import REVIEW, made, write_text
 
 HERE = Path(__file__).parent
 LIMIT_BYTES = 7_500_000  # of answers inside explorer.html; further patches go into sidecars
 BATCH = 16  # patches computed at once for the page
-REVIEW = "09_label_review"  # whose doubt.csv says which labels are in doubt
 NOTE = ("time", "reader", "patch", "score", "note")
 LABELS = dict(pair.split("=") for pair in re.split(r"\|", (
     "search=File name|truth=True|predicted=Predicted|verdict=Verdict|sure_from=Sure from %|sure_to=… to %|disagree=raters disagree|"
     "doubt=label in doubt|selected=Panel|shows=Shows|network=Network|method=Method|score=Explains|smooth=smooth|stretch=stretch|"
-    "layer=Layer|head=Head, 0: mean|opacity=Opacity|threshold=Threshold")))
+    "layer=Layer|head=Head, 0 all|opacity=Opacity|threshold=Threshold")))
 SLID = ("layer", "head", "opacity", "threshold")  # moved without the kernel
+WIDE = {"layout": {"width": "270px"}, "style": {"description_width": "90px"}}
 Canvas = type("Canvas", (anywidget.AnyWidget,), {
     "__doc__": "The drawing in the notebook; what it shows are its traits.", "_esm": HERE / "explorer.js", "_css": HERE / "explorer.css",
     **{name: Any(value).tag(sync=True) for name, value in {**STATE, "catalogue": {}}.items()},
@@ -75,14 +75,13 @@ def publish(study, *, patches=48, progress=True):
 
 def doubts(study):
     """DataFrame (patch, doubt 0..1) as 09_label_review wrote it last, or None before it has run."""
-    places = (study.folder_of(REVIEW), study.folder / "tables" / REVIEW)
-    for file in (place / "doubt.csv" for place in places):
-        if file.is_file():
-            table = pd.read_csv(file, dtype={"patch": str})
-            if missing := {"patch", "doubt"} - set(table):
-                raise ValueError(f"{file} has no column {' and '.join(sorted(missing))}: run {REVIEW} again.")
-            return table[["patch", "doubt"]].drop_duplicates("patch")
-    return None
+    file = study.folder_of(REVIEW) / "doubt.csv"
+    if not file.is_file():
+        return None
+    table = pd.read_csv(file, dtype={"patch": str})
+    if missing := {"patch", "doubt"} - set(table):
+        raise ValueError(f"{file} has no column {' and '.join(sorted(missing))}: run {REVIEW} again.")
+    return table[["patch", "doubt"]].drop_duplicates("patch")
 
 
 def add_note(folder, reader, patch, score, note):
@@ -130,15 +129,15 @@ def _reply(source, canvas, content, buffers):
 
 def _controls(source, canvas):
     """VBox of ipywidgets: sliders are linked in the browser, so they move without the kernel; the rest goes through it."""
-    scores, names = ["any", *SCORES, "?"], [(name, run) for run, (name, _, _) in source.networks.items()]
+    scores, shows, box = ["any", *SCORES, "?"], canvas.catalogue["shows"], {}
+    names = [(name, run) for run, (name, _, _) in source.networks.items()] or [("none has finished", "")]
     options = {"truth": scores, "predicted": scores, "verdict": ["any", "right", "wrong"], "network": names, "method": [], "selected": [],
-               **{key: [(word, value) for value, word in words.items()] for key, words in (("shows", SHOWS), ("score", TARGETS))}}
-    box, wide = {}, {"layout": {"width": "270px"}, "style": {"description_width": "90px"}}
+               **{key: [(word, value) for value, word in words.items()] for key, words in (("shows", shows), ("score", TARGETS))}}
     for key, text in LABELS.items():
         kind = {bool: ui.Checkbox, float: ui.FloatSlider, str: ui.Text, int: ui.IntSlider if key in SLID else ui.BoundedIntText}
         more = {"options": options[key]} if key in options else {"step": 0.01, "max": 1} if isinstance(STATE[key], float) else {}
-        box[key] = (ui.Dropdown if key in options else kind[type(STATE[key])])(description=text, **wide, **more)
-    many = ui.Dropdown(options=[2, 3, 4], description="Panels", **wide)
+        box[key] = (ui.Dropdown if key in options else kind[type(STATE[key])])(description=text, **WIDE, **more)
+    many = ui.Dropdown(options=[2, 3, 4], description="Panels", **WIDE)
 
     def follow(*_):
         with canvas.hold_trait_notifications():
@@ -151,9 +150,12 @@ def _controls(source, canvas):
                 kept, box[key].options = getattr(canvas, key), choice
                 box[key].value = kept if kept in [value for _, value in choice] else choice[0][1]
         box["layer"].min, box["layer"].max, box["head"].max = 1, max(1, net.layers if net else 1), net.heads if net else 0
+        drawn, attends = net and canvas.shows == "map", canvas.method == "attention"
+        for key, acts in (("method", True), ("score", len(explains(canvas.method)) > 1), ("layer", attends), ("head", attends)):
+            box[key].disabled = not (drawn and acts)
 
     follow()
-    canvas.observe(follow, "network")
+    canvas.observe(follow, ["network", "method", "shows"])
     many.observe(follow, "value")
     for key, control in box.items():
         control.value = getattr(canvas, key)  # a browser link begins with the control's value
@@ -165,10 +167,9 @@ def _controls(source, canvas):
 
 def _noting(source, canvas):
     """list of ipywidgets that write a reader's note on the patch in sight to the study's folder at once."""
-    wide = {"layout": {"width": "270px"}, "style": {"description_width": "90px"}}
-    scores = {"none": "", **{score: score for score in SCORES}}.items()
-    reader, score = ui.Text(description="Reader", **wide), ui.Dropdown(options=list(scores), description="Proposed", **wide)
-    note, save, told = ui.Textarea(description="Note", rows=2, **wide), ui.Button(description="Save note"), ui.Label()
+    reader, proposed = ui.Text(description="Reader", **WIDE), [("none", ""), *zip(SCORES, SCORES, strict=True)]
+    score = ui.Dropdown(options=proposed, description="Proposed", **WIDE)
+    note, save, told = ui.Textarea(description="Note", rows=2, **WIDE), ui.Button(description="Save note"), ui.Label()
 
     def keep(_):
         names = [*source.table["name"], *(row["name"] for row in canvas.extra)]
@@ -190,8 +191,7 @@ def _chosen(table, many):
 
 def _recorded(source, progress):
     """list of {key: [header, base64]}, one per patch: all that the page may ask for."""
-    patches = list(source.table.index)
-    parts = [patches[start : start + BATCH] for start in range(0, len(patches), BATCH)]
+    parts = [list(source.table.index[start : start + BATCH]) for start in range(0, len(source.table), BATCH)]
     packets = [packet for part in tqdm(parts, desc="explorer.html", disable=not progress) for packet in source.record(part)]
     return [{key: [header, base64.b64encode(data).decode()] for key, (header, data) in packet.items()} for packet in packets]
 

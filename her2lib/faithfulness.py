@@ -183,7 +183,7 @@ def _token_step(net, x, maps, inserted):
     """A transformer needs no stand-in for what is gone: it reads the remaining tokens (prefix tokens always stay)."""
     if not net.layers:
         raise ValueError(f"{net.network} has no tokens to drop: use baseline='blur'.")
-    tokens = net._tokens(x)[1]
+    tokens = net.tokens(x)[1]
     order = _pooled(maps, net.grid).flatten(1).argsort(dim=1, descending=True, stable=True).to(x.device) + net.prefix_tokens
 
     def step(share):

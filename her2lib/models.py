@@ -77,7 +77,7 @@ class Net(nn.Module):
             features = self.backbone.forward_features(x)
             return self._headed(features, features, None, {})
         with _unfused(self.backbone.blocks, tuple(attention)) as seen:
-            stem, tokens = self._tokens(self._checked(x))
+            stem, tokens = self.tokens(self._checked(x))
             tokens = self.backbone.blocks[:-1](tokens)
             prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
             features = patches.transpose(1, 2).reshape(len(x), -1, *self.grid)  # (B,h*w,C) -> (B,C,h,w)
@@ -85,7 +85,12 @@ class Net(nn.Module):
             last = self.backbone.norm(self.backbone.blocks[-1](tokens))
             return self._headed(last, features, stem, dict(seen))
 
-    def _tokens(self, x):
+    def after(self, features):
+        """(B,scores) logits of a CNN's features (B,C,h,w)."""
+        return self._headed(features, features, None, {}).logits
+
+    def tokens(self, x):
+        """(stem (B,C,h,w) or None, tokens (B,T,C) entering the first block of a transformer)."""
         vit, stem = self.backbone, None
         if isinstance(vit.patch_embed, HybridEmbed):
             stem = vit.patch_embed.backbone(x)[-1]

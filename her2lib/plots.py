@@ -191,7 +191,7 @@ def heads(table, ax, *, even=None, mpp=None):
     if even is not None:
         ax.axhline(even, color=INK, ls=":", lw=1.2, label="even attention")
     ax.set(xlabel="layer", ylabel="attention distance, px", xticks=sorted(table["layer"].unique() + 1))
-    ax.set_ylim(0, 1.15 * max(table["high"].max(), even or 0))
+    ax.set_ylim(0, 1.15 * max(table[["value", "high"]].max().max(), even or 0))  # one slide alone has no interval
     if mpp and np.isfinite(mpp):
         ax.secondary_yaxis("right", functions=(lambda px: px * mpp, lambda um: um / mpp)).set_ylabel("micrometres")
     ax.legend(fontsize=10, loc="lower right")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import time
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import pandas as pd
 
 from her2lib import scores
 from her2lib.agreement import given as votes_of
-from her2lib.study import made, write_table, write_text
+from her2lib.study import fingerprint, made, write_table, write_text
 
 TIDY = ["patch", "rater", "reading", "score"]
 LEDGER = ["when", "run", "fingerprint", "settings", "look"]
@@ -77,13 +78,14 @@ def disagreements(ratings, patches):
 
 def sheets(table, folder, *, readers, repeats=0.1, seed=0):
     """Path of a folder with a blinded sheet per reader (sheet.csv, images under codes, own order, repeats) and the key.csv."""
-    folder, random, key, places = Path(folder), np.random.default_rng(seed), [], [_folder(reader) for reader in readers]
+    folder, key, places = Path(folder), [], [_folder(reader) for reader in readers]
+    random = np.random.default_rng([seed, int(fingerprint(list(table.name)), 16)])  # codes of another choice of patches are other codes
     if len({place.casefold() for place in places}) < len(places) or "" in places:
         raise ValueError(f"Two readers have one name in {', '.join(map(str, readers))}: give each a name of their own.")
     if (folder / "key.csv").exists():
         raise FileExistsError(f"{folder} holds sheets already: choose another folder, or the key to them would be lost.")
-    again = round(repeats * len(table))
-    codes = iter(random.permutation((len(table) + again) * len(places)) + 10**5)
+    again, page = round(repeats * len(table)), (Path(__file__).parent / "sheet.html").read_text(encoding="utf-8")
+    codes = iter(random.choice(9 * 10**7, (len(table) + again) * len(places), replace=False) + 10**7)
     for reader, place in zip(readers, places, strict=True):
         order = [(i, 1) for i in random.permutation(len(table))] + [(i, 2) for i in random.permutation(len(table))[:again]]
         made(folder / place / "images")
@@ -91,10 +93,12 @@ def sheets(table, folder, *, readers, repeats=0.1, seed=0):
             code, source = str(next(codes)), Path(table.path.iloc[i])
             image = f"images/{code}{source.suffix}"
             shutil.copyfile(source, folder / place / image)
-            key.append({"code": code, "image": image, "patch": table.name.iloc[i], "rater": str(reader), "reading": reading})
-        sheet = pd.DataFrame(key[-len(order):])[["code", "image"]]
-        write_table(folder / place / "sheet.csv", sheet.assign(score="", remark=""))
-        write_text(folder / place / "sheet.html", _page(sheet))
+            mpp = float(table.mpp.iloc[i]) if "mpp" in table and table.mpp.iloc[i] > 0 else None
+            key.append({"code": code, "image": image, "patch": table.name.iloc[i], "rater": str(reader), "reading": reading, "mpp": mpp})
+        rows = [{name: row[name] for name in ("code", "image", "mpp")} for row in key[-len(order):]]
+        write_table(folder / place / "sheet.csv", pd.DataFrame(rows)[["code", "image"]].assign(score="", remark=""))
+        held = json.dumps({"key": secrets.token_hex(8), "reader": str(reader), "rows": rows}).replace("<", "\\u003c")
+        write_text(folder / place / "sheet.html", page.replace("__SHEET__", held))  # a fresh key: pages of a disk share one memory
     write_table(folder / "key.csv", pd.DataFrame(key)[["code", "patch", "rater", "reading"]])
     return folder
 
@@ -113,6 +117,16 @@ def gather(folder):
         parts.append(sheet.dropna(subset="patch"))
     ratings, more = _checked(pd.concat(parts) if parts else key.assign(score="", line=0), set(key.patch), "sheet.csv")
     return ratings, problems + more
+
+
+def rounds(folder):
+    """(ratings, problems) of every folder of sheets below a folder; a patch read in a later round has the readings of that round only."""
+    places = sorted((key.parent for key in Path(folder).glob("*/key.csv")), key=lambda place: os.stat(place / "key.csv").st_mtime_ns)
+    found = [gather(place) for place in places]
+    table = pd.concat([pd.DataFrame(columns=[*TIDY, "round"]), *(one.assign(round=k) for k, (one, _) in enumerate(found))])
+    last = table.groupby("patch")["round"].transform("max")
+    problems = [f"{place.name}: {sentence}" for place, (_, said) in zip(places, found, strict=True) for sentence in said]
+    return table.loc[table["round"] == last, TIDY].reset_index(drop=True), problems
 
 
 def together(places, *, patches):
@@ -180,12 +194,6 @@ def look(ledger, *, run, fingerprint, settings=""):
             write_table(ledger, table)
     return number, (f"{run}: first look at the external set." if number == 1 else
                     f"{run}: look {number} at the external set (the first on {mine.when.iloc[0][:10]}), so no fresh test.")
-
-
-def _page(sheet):
-    """str, sheet.html that asks for one patch after another: keys 0 to 3, no network, nothing leaves the browser but the saved CSV."""
-    rows = json.dumps(sheet[["code", "image"]].values.tolist()).replace("<", "\\u003c")
-    return (Path(__file__).parent / "sheet.html").read_text(encoding="utf-8").replace("__ROWS__", rows)
 
 
 def _checked(table, patches, file):

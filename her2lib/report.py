@@ -1,14 +1,13 @@
 """What the report says: its first page and its recurring tables, put together from the study's tables; no number is typed."""
 
 import html
-import json
 import tomllib
 
 import pandas as pd
 
 from her2lib.book import COLUMNS, Html, is_null, listing, names_of
 from her2lib.scores import name as written
-from her2lib.study import ROOT, located
+from her2lib.study import REVIEW, ROOT, located, read_json
 
 
 def all_numbers(study):
@@ -21,7 +20,7 @@ def all_numbers(study):
 
 def question(study):
     """Html: what was asked, on how many patches of how many slides and patients."""
-    count = json.loads((study.folder_of("01_data_exploration") / "count.json").read_text(encoding="utf-8"))
+    count = read_json(study.folder_of("01_data_exploration") / "count.json")
     source = "synthetic patches (phantoms), whose truth is known" if study.data["source"] == "phantom" else study.data["source"]
     known = ", ".join(f"{number} {word}" for word, number in count.items() if number)
     return Html(f"<p><strong>{html.escape(study.question)}</strong> Answered on {html.escape(source)}: {html.escape(known)}.</p>")
@@ -118,10 +117,10 @@ def published(book, study, numbers):
 
 def doubts(study, *, most=6):
     """Html table of the labels that a pathologist should read again (notebook 09), the first ones; or a sentence that there is none."""
-    files = sorted(study.folder_of("09_label_review").glob("doubt*.csv"))
-    if not files:
+    file = study.folder_of(REVIEW) / "doubt.csv"
+    if not file.is_file():
         return Html("<p>Labels in doubt were not looked for in this study.</p>")
-    table = pd.read_csv(files[0], keep_default_na=False)
+    table = pd.read_csv(file, keep_default_na=False)
     looked, table = len(table), table[table["kind"] != ""]
     if table.empty:
         return Html("<p>No label of this study is in doubt.</p>")
@@ -139,8 +138,7 @@ def known_as(study):
 
 def failures(study):
     """Html: runs that failed, with the last line of the error; or that all were finished."""
-    file = study.folder / "runs" / "failures.json"
-    failed = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    failed = read_json(study.folder / "runs" / "failures.json")
     if not failed:
         return Html("<p>No notebook of this study failed.</p>")
     items = "".join(f"<li><span class=collapsed>{html.escape(str(row['task']))}</span>: {html.escape(str(row['error'])[-300:])}</li>"
@@ -162,8 +160,7 @@ def cautions(study, records):
         say.append("Networks began from random weights, not from pretrained ones: a published network had a better start.")
     if len({run["seed"] for run in study.runs()}) == 1:
         say.append("Each network was trained once. Another seed would give other numbers; that spread is not in the intervals.")
-    file = study.folder_of("01_data_exploration") / "notes.json"
-    return say + (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else [])
+    return [*say, *read_json(study.folder_of("01_data_exploration") / "notes.json")]
 
 
 def provenance(study, records):

@@ -18,9 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from her2lib import scores, stain
-from her2lib.study import fingerprint
 
-KINDS = ("in doubt", "not visible here", "")
 COSTS = np.array([0.0, 0.5, 0.75, 1.0])  # of 0, 1, 2, 3 steps: any wrong score counts, a far one twice a near one
 BLANK = stain.CUTS[0]  # of the DAB rule: below it a patch shows no stained membrane
 LEAK, FAINT = 0.45, 0.065  # DAB read per haematoxylin in all but 5 % of laboratories; the most DAB beyond it in an unstained patch
@@ -31,8 +29,7 @@ TWIN = 0.95  # correlation of two 32 px thumbnails that show the same place
 FALSE = 0.02, 0.05  # share of false links borne, first and among patches that look alike; none borne: ARI 0.85, these: 0.88
 FAR = 0.1  # of linked pairs look so unlike that others like them are not compared again
 APART, WORTH = 1.5, 30  # patches of a slide differ this much more than quarters of one tell; as good as so many links
-OCTAVES = 4
-CHUNK_PX = 2**22
+OCTAVES, CHUNK_PX = 4, 2**22
 
 
 def measured(images, *, mpp=None):
@@ -139,11 +136,6 @@ def reread(table, ratings):
     settled = middle[middle % 1 == 0].astype(int)
     rows = table[table["name"].isin(settled.index)][["name", "score"]]
     return rows.assign(reread=settled.reindex(rows["name"]).to_numpy()).rename(columns={"name": "patch"})
-
-
-def mark(names):
-    """str, 8 signs that stand for this very choice of patches: the sheets of another choice lie in another folder."""
-    return fingerprint(sorted(map(str, names)))[:8]
 
 
 def _together(predictions, n):

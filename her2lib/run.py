@@ -14,9 +14,9 @@ from pathlib import Path
 from statistics import median
 
 from her2lib import lease, workers
-from her2lib.board import Board, doing, duration, read_json, sentence
+from her2lib.board import Board, doing, duration, sentence
 from her2lib.scores import nearest
-from her2lib.study import NOTEBOOK_OF, ROOT, code_fingerprint, data_fingerprint, environment, fingerprint, listing, write_json
+from her2lib.study import NOTEBOOK_OF, REVIEW, ROOT, code_fingerprint, data_fingerprint, environment, fingerprint, read_json, write_json
 
 REPORT = "10_report"
 LOOK_SECONDS = 0.1  # between two looks at what has finished
@@ -74,10 +74,10 @@ def plan(study):
     for name in before:
         add(name, name, before[: before.index(name)], [], [data, study.maps])
     for row in study.runs():  # waits for 00 and 01, which prepare the data, but reads nothing that they write
-        add(row["run"], NOTEBOOK_OF[row["network"]], before, [], [data, row, study.train, *listing(Path(study.start(row)))], run=row["run"])
+        add(row["run"], NOTEBOOK_OF[row["network"]], before, [], [data, *study.stands_on(row)], run=row["run"])
     first, whole = list(tasks), [data, study.question, study.axes, study.also, study.maps, study.published]
     for name in after:
-        add(name, name, first, first, whole)
+        add(name, name, first, first, whole + study.readings * (name == REVIEW))
     if REPORT in found:
         add(REPORT, REPORT, list(tasks), list(tasks), whole)
     return list(tasks.values())
@@ -181,7 +181,7 @@ def _cluster(table, places, per_gpu, scheduler):
 
 def _drive(client, tasks, rows, *, retries, force, env, show):
     """Generator of rows as tasks are settled and attempts fail; every worker is kept busy with what may be executed."""
-    waiting, running, later, tries = list(tasks), {}, {}, Counter()
+    waiting, running, later, tries, last = list(tasks), {}, {}, Counter(), {}
     while waiting or running:
         free = (sum(client.nthreads().values()) if client else 0) - len(running)
         for task in [task for task in waiting if all(need in rows for need in task.needs)]:
@@ -206,7 +206,8 @@ def _drive(client, tasks, rows, *, retries, force, env, show):
             if row["state"] == "busy":
                 later[task.name] = time.monotonic() + LATER_SECONDS
                 waiting.append(task)
-            elif row["state"] == "failed" and tries[task.name] <= retries:
+            elif row["state"] == "failed" and tries[task.name] <= retries and last.get(task.name) != (row["cell"], row["error"]):
+                last[task.name] = row["cell"], row["error"]  # the same error in the same cell a second time will come a third time
                 waiting.append(task)
                 yield {**row, "again": True}
             else:

@@ -37,13 +37,9 @@ SECTIONS = {
     "published": {"file": "", "design": ""},
 }
 TOP = ("question", "also", "rooms", *SECTIONS)
-NOTEBOOK_OF = {
-    "resnet18": "02_train_resnet18",
-    "densenet201": "03_train_densenet201",
-    "vit_b16": "04_train_vit",
-    "vit_tiny": "04_train_vit",
-    "hybrid": "05_train_hybrid_vit",
-}
+NOTEBOOK_OF = {"resnet18": "02_train_resnet18", "densenet201": "03_train_densenet201", "vit_b16": "04_train_vit",
+               "vit_tiny": "04_train_vit", "hybrid": "05_train_hybrid_vit"}
+REVIEW = "09_label_review"  # says which labels are in doubt, and reads the sheets that people have filled in
 CHOICES = {"network": tuple(NOTEBOOK_OF), "split": ("official", "random", "grouped"), "twin": ("none", "shuffled")}
 
 
@@ -96,6 +92,13 @@ class Study:
         return located(self.data["reread"]) if self.data["reread"] else None
 
     @property
+    def readings(self):
+        """list of (name, bytes, time) of the sheets below reading/ that were saved after they had been handed out."""
+        keys = sorted((self.folder / "reading").glob("*/key.csv"))  # written last
+        sheets = [(key.stat(), sheet) for key in keys for sheet in sorted(key.parent.glob("*/sheet.csv"))]
+        return [fact for key, sheet in sheets if sheet.stat().st_mtime_ns > key.st_mtime_ns for fact in listing(sheet)]
+
+    @property
     def store(self):
         """Path of the decode-once stores, shared by all studies because their keys name the content."""
         return CACHE / "stores"
@@ -137,6 +140,10 @@ class Study:
         if not file.is_file():
             raise StudyError(f"{row['run']} starts from {word}, but there is no {file}: run that study first, or give none or a file.")
         return str(file)
+
+    def stands_on(self, row):
+        """list, what a run's result hangs on besides patches and code: its axes, the changed recipe, the file it starts from."""
+        return [row, self.train, *listing(Path(self.start(row)))]
 
 
 def load(name):
@@ -231,6 +238,11 @@ def write_json(file, record):
     return write_text(file, json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
+def read_json(file):
+    """What a JSON file holds; an empty dict when there is none."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
 def fingerprint(*values):
     """str, 16 hexadecimal digits over the JSON of any values: equal values, equal fingerprint."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -277,14 +289,10 @@ def imports(text):
 
 def environment():
     """dict of what the numbers stand on: Python, platform and the versions of the packages that matter."""
-    packages = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "captum", "papermill")
-    lock = ROOT / "requirements.lock"
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "lock": hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.is_file() else "",
-        **{package: metadata.version(package) for package in packages},
-    }
+    packages, lock = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "captum", "papermill"), ROOT / "requirements.lock"
+    versions = {"python": platform.python_version(), **{package: metadata.version(package) for package in packages}}
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.is_file() else ""
+    return {**versions, "platform": platform.platform(), "lock": digest}
 
 
 def _run_name(row):

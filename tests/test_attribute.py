@@ -51,11 +51,11 @@ class ToyCnn(nn.Module):
         return self.tap(x).logits
 
     def tap(self, x, attention=()):
-        return self._headed(x[:, :2] * 1, x[:, :2] * 1, None, {})
+        features = x[:, :2] * 1
+        return models.Tap(self.after(features), features.mean((2, 3)), features, None, {})
 
-    def _headed(self, last, features, stem, attention):
-        embedding = last.mean((2, 3))
-        return models.Tap(embedding @ self.weight.T, embedding, features, stem, attention)
+    def after(self, features):
+        return features.mean((2, 3)) @ self.weight.T
 
 
 class ToyVit(nn.Module):

@@ -75,10 +75,14 @@ def test_official_keeps_the_given_test_set_grouped_cuts_no_slide_random_says_so(
 def test_scores_read_again_take_the_place_of_the_given(data, tmp_path):
     again = tmp_path / "again.csv"
     again.write_text("patch,reread\np0.png,3+\n")
-    table = cohort.prepared(data(reread=str(again)), side_px=32, progress=False).table.set_index("name")
+    before, table = (cohort.prepared(data(reread=reread), side_px=32, progress=False).table.set_index("name") for reread in ("", str(again)))
     assert table["score"]["p0.png"] == 3
     assert table["score"]["p1.png"] == 1
+    assert (table["set"] == before["set"]).all()
     assert study.data_fingerprint(data(reread=str(again))) != study.data_fingerprint(data())
+    only = cohort.prepared(data(reread=str(again), scores=["0", "1+"]), side_px=32, progress=False)
+    assert "p0.png" not in set(only.table["name"])
+    assert "e0.png" in set(only.table["name"])
     again.write_text("patch,reread\nnobody.png,3+\n")
     with pytest.raises(DataError, match=r"again\.csv .*'nobody\.png' is unknown"):
         cohort.prepared(data(reread=str(again)), side_px=32, progress=False)

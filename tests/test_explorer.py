@@ -127,6 +127,29 @@ def test_the_notebooks_note_is_kept_with_and_without_a_proposed_score(tmp_path, 
     assert explorer.notes(tmp_path / "notes")[["patch", "score", "note"]].to_numpy().tolist() == [[EVIL, score, "seen"]]
 
 
+def test_without_a_finished_network_the_widget_opens_and_its_menus_say_so():
+    source = SimpleNamespace(networks={}, table=pd.DataFrame({"name": ["p0"]}), study=SimpleNamespace(folder=None))
+    canvas = explorer.Canvas(catalogue={"shows": answers.SHOWS}, **explorer._start(source))
+    parts = {part.description: part for part in explorer._controls(source, canvas).children if hasattr(part, "description")}
+    assert parts["Network"].options == (("none has finished", ""),)
+    assert parts["Shows"].value == canvas.shows == "dab"
+    assert all(parts[name].disabled for name in ("Method", "Explains", "Layer", "Head, 0 all"))
+
+
+def test_controls_that_change_nothing_are_switched_off_and_a_collapsed_run_is_named():
+    net = SimpleNamespace(layers=12, heads=3)
+    source = SimpleNamespace(networks={"v": ("ViT-Tiny (COLLAPSED)", net, {})}, table=pd.DataFrame({"name": ["p0"]}), study=SimpleNamespace(folder=None))
+    canvas = explorer.Canvas(catalogue={"shows": answers.SHOWS}, **explorer._start(source))
+    parts = {part.description: part for part in explorer._controls(source, canvas).children if hasattr(part, "description")}
+    names = ("Method", "Explains", "Layer", "Head, 0 all")
+    assert parts["Network"].options == (("ViT-Tiny (COLLAPSED)", "v"),)
+    assert [parts[name].disabled for name in names] == [False, False, True, True]
+    canvas.method = "attention"
+    assert [parts[name].disabled for name in names] == [False, True, False, False]
+    canvas.shows = "dab"
+    assert all(parts[name].disabled for name in names)
+
+
 def test_label_doubt_is_read_where_the_review_wrote_it_and_a_foreign_table_is_named(tmp_path):
     study = SimpleNamespace(folder=tmp_path, folder_of=lambda task: tmp_path / "runs" / task)
     assert explorer.doubts(study) is None

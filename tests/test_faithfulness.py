@@ -264,10 +264,10 @@ class Browner(nn.Module):
 
     def tap(self, x, attention=()):
         features = F.avg_pool2d(attribute.dab(self, x)[:, None], 8) * self.gain[3]
-        return self._headed(features, features, None, {})
+        return models.Tap(self.after(features), features.mean((2, 3)), features, None, {})
 
-    def _headed(self, last, features, stem, attention):
-        return models.Tap(last.mean((2, 3)) * self.gain, last.mean((2, 3)), features, stem, attention)
+    def after(self, features):
+        return features.mean((2, 3)) * self.gain
 
 
 def deciding(made):

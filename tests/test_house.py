@@ -16,7 +16,7 @@ from her2lib import study
 ROOT = Path(__file__).parents[1]
 ORDER = (
     "scores study stain optics tissue mislead specimen paint phantom images splits patches store review cohort screen slides intervals calibration agreement "
-    "models augment recipes verdicts train attribute focus faithfulness review plots inference book answers explorer readers lease board workers run audit report drafts export cli"
+    "models augment recipes verdicts train attribute focus faithfulness plots inference book answers explorer readers lease board workers run audit report drafts export cli"
 ).split()
 MODULES = sorted(file for file in (ROOT / "her2lib").glob("*.py") if file.name != "__init__.py")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

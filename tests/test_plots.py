@@ -86,6 +86,13 @@ def test_heads_draw_every_head_and_the_mean_of_each_layer(ax):
     assert any(line.get_label() == "even attention" and line.get_ydata()[0] == 5 for line in ax.lines)
 
 
+def test_heads_of_one_slide_have_no_interval_and_are_drawn(ax):
+    table = pd.DataFrame({"weights": ["trained"] * 2, "layer": [0, 1], "head": [0, 0], "value": [2.0, 4.0], "low": np.nan, "high": np.nan})
+    plots.heads(table, ax, mpp=np.nan)
+    assert ax.get_ylim() == pytest.approx((0, 4.6))
+    assert ax.containers[0].lines[0].get_ydata().tolist() == [2, 4]
+
+
 def test_picture_takes_tensors_and_arrays_alike():
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     assert (plots.picture(image.transpose(2, 0, 1)) == image).all()

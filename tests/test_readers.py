@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from her2lib import cli, patches, readers
-from her2lib.agreement import kappa
+from her2lib import cli, cohort, patches, readers, review, study
+from her2lib.agreement import SCORED, kappa
+from her2lib.images import DataError
 
 PATCHES = [f"{i:05d}_test_{score}.png" for i, score in enumerate(["0", "1+", "2+", "3+"] * 5)]
 
@@ -246,3 +247,44 @@ def test_two_readers_with_one_name_and_other_readings_leave_the_manifest_alone(c
     assert code == 2
     assert "other readings by 'A' of 1 patches" in said
     assert manifest.read_bytes() == before
+
+
+def test_what_is_read_again_moves_kappa_as_worked_out_by_hand(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "CACHE", tmp_path / "cache")
+    answers, given = np.array([0, 1, 2, 3] * 3), [3, 2, *[2, 3], *[0, 1, 2, 3] * 2]  # two scores given wrong, 3 and 1 steps off
+    for i in range(12):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"p{i:02}.png")
+    rows = [f"p{i:02}.png,{score}" for i, score in enumerate(given)]
+    (tmp_path / "manifest.csv").write_text("\n".join(["path,score", *rows]) + "\n")
+
+    def scored(**more):
+        own = study.checked({"data": {"source": str(tmp_path / "manifest.csv"), **more}}, tmp_path / "mine.toml")
+        return cohort.read(own, progress=False)[0][0]
+
+    def reread():
+        settled = review.reread(table, readers.rounds(tmp_path / "reading")[0])
+        settled[["patch", "reread"]].to_csv(tmp_path / "reread.csv", index=False)
+        return SCORED["kappa quadratic"](scored(reread=str(tmp_path / "reread.csv"))["score"].to_numpy(), answers)
+
+    table = scored()
+    assert readers.rounds(tmp_path / "reading")[0].empty
+    # sum of squared steps over what chance expects, 12 patches and answers 3 of each: (9 + 1) / 30, then 1 / 30, then none
+    assert SCORED["kappa quadratic"](table["score"].to_numpy(), answers) == pytest.approx(2 / 3)
+    first = readers.sheets(table.iloc[:4], tmp_path / "reading" / "one", readers=["A", "B"], repeats=0)
+    assert reread() == pytest.approx(2 / 3)  # nothing is filled in yet
+    fill(first, {"p00.png": "0", "p01.png": "1+", "p02.png": "2+", "p03.png": "3+"})
+    sheet = pd.read_csv(first / "B" / "sheet.csv", dtype=str, keep_default_na=False)
+    own = pd.read_csv(first / "key.csv", dtype=str).set_index("code")["patch"].reindex(sheet["code"]).to_numpy()
+    sheet.assign(score=np.where(own == "p01.png", "2+", sheet["score"])).to_csv(first / "B" / "sheet.csv", index=False)
+    assert reread() == pytest.approx(29 / 30)  # A and B meet halfway on p01, which keeps its score
+    second = readers.sheets(table.iloc[1:3], tmp_path / "reading" / "two", readers=["A", "B"], repeats=0)
+    fill(second, {"p01.png": "1+", "p02.png": "2+"})
+    assert reread() == 1  # the later round settles it, the other patches keep the first
+    sheet = pd.read_csv(second / "A" / "sheet.csv", dtype=str, keep_default_na=False)
+    sheet.to_csv(first / "A" / "sheet.csv", index=False)
+    problems = readers.rounds(tmp_path / "reading")[1]
+    assert len(problems) == 2
+    assert all(problem.startswith("one: A/sheet.csv line ") and "was not given to A" in problem for problem in problems)
+    (tmp_path / "reread.csv").write_text("patch,reread\np99.png,1+\n")
+    with pytest.raises(DataError, match=r"reread\.csv .*p99\.png"):
+        scored(reread=str(tmp_path / "reread.csv"))

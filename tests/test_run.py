@@ -170,7 +170,7 @@ class TestExecute:
         fails = """if run.endswith('s1') and not __import__('os').path.exists('mended'):
             raise ValueError('first\\nlast line')"""
         tiny(root, seeds=(0, 1), training=("x = 1", fails), around=("10_report",))
-        first = run.execute(loaded(root), retries=1)
+        first = run.execute(loaded(root), retries=5)  # the same error twice is enough: the third attempt would only cost time
         assert states(first) == {"s0": "done", "s1": "failed", "10_report": "done"}
         assert {key: first.rows[1][key] for key in ("tries", "cell", "error")} == {
             "tries": 2, "cell": 4, "error": "ValueError: first\nlast line"}

@@ -1,8 +1,10 @@
 """Study files: every key checked, every run named once, fingerprints that change when and only when something did."""
 
+import os
+
 import pytest
 
-from her2lib import study
+from her2lib import run, study
 
 
 def write(folder, text, name="x.toml"):
@@ -112,3 +114,24 @@ def test_a_run_starts_from_a_file_or_from_the_same_network_of_another_study(tmp_
     assert "-s0/" in study.load(first).start(row["hybrid", 9, word])
     with pytest.raises(study.StudyError, match=r"there is no .*gone"):
         study.load(first).start(row["hybrid", 1, "none"] | {"weights": "gone.safetensors"})
+
+
+def test_a_sheet_counts_as_read_once_it_was_saved_after_its_key(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "REPORTS", tmp_path)
+    made = study.load("smoke")
+    assert made.readings == []
+    for place in ("round/ann", "round/bob"):
+        study.write_text(made.folder / "reading" / place / "sheet.csv", "code,image,score,remark\n")
+    key = study.write_text(made.folder / "reading" / "round" / "key.csv", "code,patch\n")
+    os.utime(key, ns=(10**18, 10**18))
+    for reader, when in (("ann", 10**18 - 1), ("bob", 10**18 + 1)):
+        os.utime(made.folder / "reading" / "round" / reader / "sheet.csv", ns=(when, when))
+    assert [when for _, _, when in made.readings] == [10**18 + 1]
+
+
+def test_only_the_label_review_hangs_on_readings(monkeypatch):
+    made = study.load("smoke")
+    before = {task.name: task.fingerprint for task in run.plan(made)}
+    monkeypatch.setattr(study.Study, "readings", [("sheet.csv", 1, 2)])
+    after = {task.name: task.fingerprint for task in run.plan(made)}
+    assert {name for name in before if before[name] != after[name]} == {study.REVIEW, run.REPORT}

@@ -9,6 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from her2lib import study as study_
+
+PLACES = study_.REPORTS, study_.CACHE  # of the user, before any test points them elsewhere
 EVIL = "<img src=x onerror=alert(1)>_3+.png"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--js-flags=--expose-gc", "--enable-precise-memory-info"]
@@ -87,6 +90,36 @@ def made(tmp_path_factory):
             rows = [train.table(train.predict(fit.net, p.images), p, run=axes["run"], set=name) for name, p in part.items()]
             train.save(own.folder_of(axes["run"]), net=fit.net, fit=fit, predictions=pd.concat(rows), parameters=axes)
         yield own, data, file, folder
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """(study, data, folder) of the finished demo study; folder holds its runs by links, so that notes and pages of a test lie elsewhere."""
+    from her2lib import book, cohort
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_, "REPORTS", PLACES[0])
+        patch.setattr(study_, "CACHE", PLACES[1])
+        own = study_.load("demo")
+        left = [run["run"] for run in own.runs() if not book.finished(own, run["run"])]
+        if left:
+            pytest.skip(f"the demo study is not complete, {len(left)} of its runs are missing: make demo")
+        folder = tmp_path_factory.mktemp("demo")
+        (folder / "demo").mkdir()
+        for name in {path.name for path in own.folder.iterdir()} - {"notes", "explorer.html", "explorer_files"}:
+            (folder / "demo" / name).symlink_to(own.folder.resolve() / name)
+        return own, cohort.prepared(own, side_px=own.run()["side_px"], progress=False), folder
+
+
+@pytest.fixture(scope="session")
+def demo_page(demo):
+    """Path of explorer.html of the demo study, 48 patches, written afresh."""
+    from her2lib import explorer
+
+    own, data, folder = demo
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_, "REPORTS", folder)
+        return Path(explorer.render(own, data, doubt=explorer.doubts(own), progress=False))
 
 
 @pytest.fixture(scope="session")
