@@ -147,9 +147,9 @@ class Study:
 
 
 def load(name):
-    """Study from a name in studies/ or a path of a .toml file; every key checked, nothing guessed."""
-    file = Path(name) if str(name).endswith(".toml") else ROOT / "studies" / f"{name}.toml"
-    file = file if file.is_absolute() or file.exists() else ROOT / file
+    """Study from a name in studies/ or reports/, or a path of a .toml file; every key checked, nothing guessed."""
+    own = (ROOT / "studies" / f"{name}.toml", REPORTS / str(name) / f"{name}.toml")  # the second was made by her2 run --data
+    file = next((place for place in ((Path(name), ROOT / name) if str(name).endswith(".toml") else own) if place.is_file()), own[0])
     if not file.is_file():
         raise StudyError(f"There is no study file {name!r}.{nearest(name, [f.stem for f in studies()])}")
     try:

@@ -64,6 +64,7 @@ def test_from_data_fills_the_form(tmp_path, monkeypatch):
     assert loaded.data["skip_bad"] is True
     assert loaded.train["epochs"] == 3
     assert loaded.axes["weights"] == ["none"]
+    assert study.load(loaded.name).file == file  # by name from now on
     with pytest.raises(study.StudyError, match="nothing at"):
         study.from_data(tmp_path / "absent")
 
