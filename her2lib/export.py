@@ -156,14 +156,9 @@ def word(table, caption):
             + "\n".join(["<thead>", head, "</thead><tbody>", *body]) + "</tbody></table></body></html>\n")
 
 
-def browser():
-    """str, the Chromium-like browser on the PATH, or None."""
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
-
-
 def pdf(page):
     """"" after writing report.pdf from report.html, or one sentence on why there is none and how to make it; never an exception."""
-    page, target, program = Path(page), Path(page).with_suffix(".pdf"), browser()
+    page, target, program = Path(page), Path(page).with_suffix(".pdf"), next(filter(None, map(shutil.which, BROWSERS)), None)
     if not program:
         return f"There is no report.pdf, because no Chromium is on the PATH: {BY_HAND}."
     with tempfile.TemporaryDirectory(dir=page.parent, prefix="print-", ignore_cleanup_errors=True) as folder:

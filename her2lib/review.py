@@ -23,13 +23,12 @@ COSTS = np.array([0.0, 0.5, 0.75, 1.0])  # of 0, 1, 2, 3 steps: any wrong score 
 BLANK = stain.CUTS[0]  # of the DAB rule: below it a patch shows no stained membrane
 LEAK, FAINT = 0.45, 0.065  # DAB read per haematoxylin in all but 5 % of laboratories; the most DAB beyond it in an unstained patch
 NEIGHBOURS = 10
-WEIGHTS = {"networks": 4.0, "learner": 4.0, "rule": 1.0, "neighbours": 1.0, "raters": 4.0}  # readings and fitted voices first
 SMOOTH_PX, COARSE_PX, STRIP_PX = 1.0, 8.0, 512  # of border strips: grain goes, nuclei and membranes stay, broad shading goes
 TWIN = 0.95  # correlation of two 32 px thumbnails that show the same place
 FALSE = 0.02, 0.05  # share of false links borne, first and among patches that look alike; none borne: ARI 0.85, these: 0.88
 FAR = 0.1  # of linked pairs look so unlike that others like them are not compared again
 APART, WORTH = 1.5, 30  # patches of a slide differ this much more than quarters of one tell; as good as so many links
-OCTAVES, CHUNK_PX = 4, 2**22
+OCTAVES, CHUNK_PX, ROUNDS = 4, 2**22, 100
 
 
 def measured(images, *, mpp=None):
@@ -77,7 +76,7 @@ def doubt(score, *, patch, predictions=(), learner=None, rule=None, features=Non
     if ratings is not None:
         voices["raters"] = _votes(ratings)
     voices = {name: voice for name, voice in voices.items() if voice is not None}
-    pooled = _pooled(voices)
+    pooled = _pooled(voices, score)
     given, suggested = np.where(score >= 0, score, 0), np.nan_to_num(pooled, nan=-1).argmax(1)
     steps = np.abs(np.arange(pooled.shape[1]) - given[:, None])  # (N,4)
     found = np.nansum(pooled * COSTS[steps], axis=1)
@@ -156,14 +155,19 @@ def _votes(ratings):
     return np.where(counts.sum(1, keepdims=True) > 0, counts / np.maximum(counts.sum(1, keepdims=True), 1), np.nan)
 
 
-def _pooled(voices):
-    """(N,4) weighted mean of the voices that speak about a patch; NaN where none does."""
+def _pooled(voices, given):
+    """(N,4) voices mixed by how well they foretell the scores as given (EM), raters beside them as half; NaN where none speaks."""
     if not voices:
         raise ValueError("Nothing speaks about the scores: give predictions, learner, rule, features or ratings.")
-    stack = np.stack(list(voices.values()))  # (V,N,4)
-    weight = np.array([WEIGHTS[name] for name in voices])[:, None, None] * ~np.isnan(stack).any(2, keepdims=True)
-    total = weight.sum(0)
-    return np.where(total > 0, (weight * np.nan_to_num(stack)).sum(0) / np.maximum(total, 1e-9), np.nan)
+    stack, people = np.stack(list(voices.values())), np.array([[name == "raters"] for name in voices])  # (V,N,4), (V,1)
+    heard, weight = ~np.isnan(stack).any(2), np.ones((len(stack), 1))
+    fits = np.nan_to_num(np.take_along_axis(stack, np.maximum(given, 0)[None, :, None], 2)[..., 0]) * (given >= 0) + 1e-3  # (V,N)
+    for _ in range(ROUNDS):
+        said = weight * fits * heard * ~people
+        weight = (said / np.maximum(said.sum(0), 1e-9)).sum(1, keepdims=True) / np.maximum(heard.sum(1, keepdims=True), 1) + 1e-6
+    weight = np.where(people, 1, weight / weight.sum()) * heard
+    total = weight.sum(0)[:, None]
+    return np.where(total > 0, (weight[..., None] * np.nan_to_num(stack)).sum(0) / np.maximum(total, 1e-9), np.nan)
 
 
 def _hidden(score, suggested, unstained, units):

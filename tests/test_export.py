@@ -139,7 +139,7 @@ def test_a_browser_that_fails_does_not_cost_the_report(made, tmp_path, monkeypat
     assert not list(made.folder.glob("print-*"))
 
 
-@pytest.mark.skipif(not export.browser(), reason="no Chromium on the PATH")
+@pytest.mark.skipif(not any(map(shutil.which, export.BROWSERS)), reason="no Chromium on the PATH")
 def test_a_browser_prints_the_page_without_paths_of_this_machine(tmp_path):
     file = tmp_path / "report.html"
     file.write_text('<!DOCTYPE html><title>t</title><p id="a">Words <a href="numbers.csv">numbers</a> <a href="#a">up</a></p>')

@@ -67,6 +67,19 @@ def test_raters_speak_and_unscored_patches_are_left_out():
     assert table.doubt.tolist() == [0.75, 0.0]
 
 
+def test_a_voice_is_heard_as_far_as_it_foretells_the_given_scores_and_raters_are_half():
+    given, random = np.tile(np.arange(4), 50), np.random.default_rng(0)
+    good, noise = SURE[given], random.dirichlet(np.ones(4), 200)
+    good[7], noise[7] = SURE[0], SURE[3]  # given 3: the good voice doubts it, the other does not
+    pooled = review._pooled({"networks": noise, "learner": good}, given)
+    assert np.abs(pooled - good).max() < 0.05
+    assert np.allclose(pooled, review._pooled({"learner": good, "networks": noise}, given))
+    silent = np.where(np.arange(200)[:, None] < 100, good, np.nan)  # as good where it speaks, alone where the other is silent
+    assert np.allclose(review._pooled({"networks": silent, "learner": np.where(np.isnan(silent), good, np.nan)}, given), good)
+    halves = review._pooled({"learner": good, "raters": SURE[np.full(200, 2)]}, given)
+    assert np.allclose(halves, (good + SURE[2]) / 2)
+
+
 def test_nothing_of_a_patch_own_slide_is_learnt_from():
     units = np.repeat(np.arange(12), 5)
     features, score = units[:, None] + np.linspace(0, 0.1, 60)[:, None], units % 4  # a slide tells its score, its neighbours another
@@ -81,15 +94,15 @@ def test_nothing_of_a_patch_own_slide_is_learnt_from():
 
 
 def test_a_blank_patch_is_hidden_only_where_its_slide_shows_the_score():
-    rule = np.array([0.001, 0.3, 0.001, 0.001, 0.001, 0.3] * 4)
-    score, units = np.array([3, 3, 3, 3, 0, 3] * 4), np.array(["a", "a", "b", "b", "c", "d"] * 4)
-    units = np.char.add(units, np.repeat(list("0123"), 6))
+    rule = np.array([0.001, 0.3, 0.001, 0.001, 0.001, 0.3] * 4 + [0.001] * 40)  # 40 blank patches of slides that score 0: most scores are right
+    score, units = np.array([3, 3, 3, 3, 0, 3] * 4 + [0] * 40), np.array(["a", "a", "b", "b", "c", "d"] * 4 + ["e", "f"] * 20)
+    units = np.char.add(units, np.append(np.repeat(list("0123"), 6), np.repeat(list("01234"), 8)))
     says = SURE[np.where(rule > 0.1, 3, 0)]
-    kind = review.doubt(score, patch=np.arange(24), predictions=says, rule=rule, excess=rule, units=units).set_index("patch").kind.sort_index()
+    kind = review.doubt(score, patch=np.arange(64), predictions=says, rule=rule, excess=rule, units=units).set_index("patch").kind.sort_index()
     assert kind[:6].tolist() == ["not visible here", "", "in doubt", "in doubt", "", ""]
-    strong = review.doubt(score, patch=np.arange(24), predictions=says, rule=rule, units=units).set_index("patch").kind
+    strong = review.doubt(score, patch=np.arange(64), predictions=says, rule=rule, units=units).set_index("patch").kind
     assert strong[0] == "in doubt"
-    faint = review.doubt(score, patch=np.arange(24), predictions=says, rule=rule, excess=rule + 0.1, units=units).set_index("patch").kind
+    faint = review.doubt(score, patch=np.arange(64), predictions=says, rule=rule, excess=rule + 0.1, units=units).set_index("patch").kind
     assert faint[0] == "in doubt"
 
 
