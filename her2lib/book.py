@@ -14,6 +14,7 @@ from her2lib.scores import SCORES
 from her2lib.study import read_json, write_bytes, write_table
 
 COLUMNS = ["id", "question", "set", "run", "metric", "value", "low", "high", "n", "units", "source", "note", "share"]
+MANY = 12  # names; a study of more is a sweep, shown whole by 92_recipes alone
 NULLS = ("always the commonest score", "DAB rule")  # and every twin trained on shuffled scores
 PROBABILITIES = [f"p{score}" for score in range(len(SCORES))]
 NETWORKS = {"resnet18": "ResNet18", "densenet201": "DenseNet-201", "vit_b16": "ViT-B/16", "vit_tiny": "ViT-Tiny", "hybrid": "Hybrid ViT"}
@@ -176,19 +177,19 @@ def names_of(study):
 
 
 def shown_runs(study):
-    """dict name -> run: the first finished run of every name that is no twin; what figures show."""
-    names = names_of(study)
-    first = {}
-    for run in study.runs():
-        if run["twin"] == "none" and finished(study, run["run"]):
-            first.setdefault(names[run["run"]], run["run"])
-    return first
+    """dict name -> run: the first finished run of every name that is no twin, of a sweep (over MANY names) that of every network."""
+    names, first = names_of(study), {}
+    runs = [run for run in study.runs() if run["twin"] == "none" and finished(study, run["run"])]
+    many = len({names[run["run"]] for run in runs}) > MANY
+    for run in runs:
+        first.setdefault(run["network"] if many else names[run["run"]], run["run"])
+    return {names[run]: run for run in first.values()}
 
 
 def contestants(study, predictions, rule):
     """DataFrame of predictions with a column name (seeds share one) and two nulls as further rows: commonest score, DAB rule."""
-    names = names_of(study)
-    own = predictions.assign(name=predictions["run"].map(names))
+    own, shown = predictions.assign(name=predictions["run"].map(names_of(study))), shown_runs(study)
+    own = own[own["name"].isin(shown) | own["name"].map(is_null)]
     first = own[own["run"] == own["run"].iloc[0]]
     commonest = np.bincount(first.loc[first["set"] == "train", "truth"], minlength=len(SCORES)).argmax()
     ruled = rule.set_index("name")["predicted"].reindex(first["patch"]).to_numpy(int)

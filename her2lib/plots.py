@@ -163,7 +163,7 @@ def sweep(table, ax, *, x, xlabel, log=False, mark=None, marked=""):
         ax.text(mark, 1.01, marked, transform=ax.get_xaxis_transform(), ha="center", va="bottom", color=GREY, size=10)
     ax.axhline(0, color=GREY, ls=":", lw=1)
     ax.set(xlabel=xlabel, ylabel="validation kappa (quadratic)", **({"xscale": "log"} if log else {}))
-    ax.legend(fontsize=9, loc="best")
+    ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))  # beside the intervals, which fill the panel
     return ax
 
 

@@ -63,8 +63,11 @@ def test_tables_escape_what_they_show(small):
 def test_contestants_hold_the_two_nulls_and_share_names_over_seeds(tmp_path, monkeypatch):
     file = tmp_path / "s.toml"
     file.write_text("[axes]\nseed = [0, 1]\n[[also]]\ntwin = 'shuffled'\n")
+    monkeypatch.setattr(study, "REPORTS", tmp_path)
     loaded = study.load(file)
     runs = [run["run"] for run in loaded.runs()]
+    for run in runs:
+        study.write_json(loaded.folder_of(run) / "run.json", {"complete": True})
     rows = pd.concat([predictions(run) for run in runs])
     rule = pd.DataFrame({"name": [f"p{i}" for i in range(4)], "predicted": [3, 2, 1, 0]})
     everyone = book.contestants(loaded, rows, rule)
@@ -103,3 +106,18 @@ def test_the_mean_leaves_out_what_is_not_finite():
     found = bootstrap(mean, np.array([1.0, np.nan, 3.0, np.inf]), units=np.array(["a", "b", "c", "d"]), resamples=50)
     assert found.value == 2
     assert found.n == 2
+
+
+def test_of_a_sweep_the_first_run_of_each_network_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "REPORTS", tmp_path)
+    file = tmp_path / "many.toml"
+    rates = [f"as_presented@1e-{k}" for k in range(1, 8)]
+    for recipes, shown in ((rates[:6], 12), (rates, 2)):
+        file.write_text(f"[axes]\nnetwork = ['resnet18', 'hybrid']\nrecipe = {recipes}\n[[also]]\ntwin = 'shuffled'\n")
+        loaded = study.load(str(file))
+        for run in loaded.runs():
+            study.write_json(loaded.folder_of(run["run"]) / "run.json", {"complete": True})
+        found = book.shown_runs(loaded)
+        assert len(found) == shown
+        assert not any("shuffled" in run for run in found.values())
+    assert [study.load(str(file)).run(run)["recipe"] for run in found.values()] == [rates[0]] * 2
