@@ -11,7 +11,7 @@ const OD_MAX = 1.5; // end of the stain panels' scale, optical density
 const SMOOTH_PX = 256; // maps are interpolated to this many px before they are coloured
 const FAINTEST = 0.2; // opacity of the smallest value, as a share of the largest value's: tissue stays visible where a map is low
 const THUMB_PX = 104;
-const STACK_BYTES = 12e6, PICTURE_PX = 2.2e6, SIDECARS = 8; // what is kept of what was seen, however many patches go by; 1024 px: two pictures
+const STACK_BYTES = 5e6, PICTURE_PX = 2.2e6, LEAST_PX = 2e5, SIDECARS = 8; // what is kept of what was seen: two pictures of 1024 px, eleven small ones
 const SLOW_MS = 300; // a map that takes longer says that it is being computed
 const REST = "Rest the pointer on a panel to read values.";
 const IN_DOUBT = 0.5; // of 0..1, from label review
@@ -303,7 +303,7 @@ class Explorer {
   constructor(root, state, source, catalogue) {
     Object.assign(this, { root, state, source, catalogue, rows: [], panels: [], view: { x: 0.5, y: 0.5, zoom: 1 }, dirty: new Set() });
     this.networks = Object.fromEntries(catalogue.networks.map((network) => [network.run, network]));
-    this.pictures = new Recent(PICTURE_PX, ({ width }) => width * width), this.stacks = new Recent(STACK_BYTES, ({ bytes }) => bytes.length);
+    this.pictures = new Recent(PICTURE_PX, ({ width }) => Math.max(width * width, LEAST_PX)), this.stacks = new Recent(STACK_BYTES, ({ bytes }) => bytes.length);
     this.thumbs = new Recent(400, () => 1, (url) => URL.revokeObjectURL(url));
     root.classList.add("her2");
     root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab's own keys stay away from ours
@@ -503,8 +503,11 @@ class Explorer {
   drawStrip() {
     // only what is in sight has an element, so that 5,000 patches cost 20
     const from = Math.max(0, Math.floor(this.strip.scrollLeft / THUMB_PX) - 2), many = Math.ceil((this.strip.clientWidth || 800) / THUMB_PX) + 4;
-    const shown = this.rows.slice(from, from + many);
-    this.belt.replaceChildren(...shown.map((i, k) => this.thumb(i, from + k)));
+    const like = this.striped?.rows === this.rows && this.striped.network === this.get("network") ? this.striped.options : new Map();
+    const options = new Map(this.rows.slice(from, from + many).map((i, k) => [i, like.get(i) ?? this.thumb(i, from + k)]));
+    this.striped = { rows: this.rows, network: this.get("network"), options };
+    options.forEach((option, i) => option.setAttribute("aria-selected", String(i === this.get("patch"))));
+    if ([...options.values()].some((option, k) => this.belt.children[k] !== option) || this.belt.children.length > options.size) this.belt.replaceChildren(...options.values());
     this.strip.setAttribute("aria-activedescendant", `${this.id()}-${this.get("patch")}`);
   }
 
@@ -518,7 +521,6 @@ class Explorer {
     const words = `${this.score(patch.truth)} → ${this.score(answer)}${mark}`;
     const option = make("div", { id: `${this.id()}-${i}`, className: "thumb", role: "option", onclick: () => this.set({ patch: i }) },
       image, make("span", { className: "words" }, words), make("span", { className: "name" }, patch.name));
-    option.setAttribute("aria-selected", String(i === this.get("patch")));
     option.setAttribute("aria-setsize", String(this.rows.length));
     option.setAttribute("aria-posinset", String(place + 1));
     const sure = answer < 0 ? "" : `, ${percent(this.probabilities(patch)[answer])} sure`;

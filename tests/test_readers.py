@@ -259,7 +259,7 @@ def test_what_is_read_again_moves_kappa_as_worked_out_by_hand(tmp_path, monkeypa
 
     def scored(**more):
         own = study.checked({"data": {"source": str(tmp_path / "manifest.csv"), **more}}, tmp_path / "mine.toml")
-        return cohort.read(own, progress=False)[0][0]
+        return cohort.prepared(own, side_px=32, progress=False).table
 
     def reread():
         settled = review.reread(table, readers.rounds(tmp_path / "reading")[0])

@@ -247,6 +247,7 @@ def test_an_interrupt_leaves_nothing_and_the_same_call_then_works(table, tmp_pat
 
 def build_slowly(table, folder, seconds, answer):
     """Another process' whole life: a store built with one thread and a pause at each patch; answers (decoded, sum of pixels)."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit that it is ignored
     real, decoded = store.stored, []
     def slow(path, side_px):
         time.sleep(seconds)
