@@ -82,10 +82,11 @@ def run(options):
         print(f"There is no report yet: {run_.REPORT} has not been executed.")
         return summary.exit_code
     from her2lib import book, export  # only now: they bring matplotlib
-    from her2lib import explorer as explorer_
 
     made = any(row["state"] == "done" for row in summary.rows) or not (study.folder / "explorer.html").exists()
     if made and any(book.finished(study, row["run"]) for row in study.runs()):
+        from her2lib import explorer as explorer_
+
         print(f"Explorer: {explorer_.publish(study)}")
     print(f"Report: {export.render(study)}")
     return summary.exit_code

@@ -20,7 +20,7 @@ def all_numbers(study):
 
 def question(study):
     """Html: what was asked, on how many patches of how many slides and patients."""
-    count = read_json(study.folder_of("01_data_exploration") / "count.json")
+    count = pd.read_json(study.folder_of("01_data_exploration") / "count.json", typ="series")
     source = "synthetic patches (phantoms), whose truth is known" if study.data["source"] == "phantom" else study.data["source"]
     known = ", ".join(f"{number} {word}" for word, number in count.items() if number)
     return Html(f"<p><strong>{html.escape(study.question)}</strong> Answered on {html.escape(source)}: {html.escape(known)}.</p>")

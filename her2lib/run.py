@@ -19,8 +19,7 @@ from her2lib.scores import nearest
 from her2lib.study import NOTEBOOK_OF, REVIEW, ROOT, code_fingerprint, data_fingerprint, environment, fingerprint, read_json, write_json
 
 REPORT = "10_report"
-LOOK_SECONDS = 0.1  # between two looks at what has finished
-LATER_SECONDS = 2  # before asking again for a notebook that another command is executing
+LOOK_SECONDS, LATER_SECONDS = 0.1, 2  # between two looks at what has finished; before asking again for what another command executes
 BAD = ("failed", "blocked")
 
 
