@@ -9,7 +9,6 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import ndtri
 from scipy.stats import rankdata
-from sklearn.cluster import AgglomerativeClustering
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
@@ -27,7 +26,8 @@ SMOOTH_PX, COARSE_PX, STRIP_PX = 1.0, 8.0, 512  # of border strips: grain goes, 
 TWIN = 0.95  # correlation of two 32 px thumbnails that show the same place
 FALSE = 0.02, 0.05  # share of false links borne, first and among patches that look alike; none borne: ARI 0.85, these: 0.88
 FAR = 0.1  # of linked pairs look so unlike that others like them are not compared again
-APART, WORTH = 1.5, 30  # patches of a slide differ this much more than quarters of one tell; as good as so many links
+APART = 6.0  # patches of a slide differ this much more than quarters of one tell (1.5: 18 groups of 8; 4 to 8: ARI 0.85 to 0.87)
+SHADES = torch.tensor([0.02, 0.1, 0.4])  # optical densities at which the colour of unstained tissue is read
 OCTAVES, CHUNK_PX, ROUNDS = 4, 2**22, 100
 
 
@@ -109,13 +109,13 @@ def groups(images):
     """(N,) str, the slide group of each uint8 patch (N,3,H,W), recovered from borders, near-duplicates and stain; number not given."""
     if len(images) < 2:
         return np.array([f"group {i + 1}" for i in range(len(images))], object)
-    look, edges = _look(images), _borders(images)
+    z, between = _model(_look(images))
+    odds, edges = _gain(z, between), _borders(images)
     links = np.unique(np.concatenate([_twins(images), _adjacent(edges, false=FALSE[0])]), axis=0)
     for _ in range(2):  # borders are compared again among patches that look alike: fewer comparisons, fainter borders count
-        odds = _odds(look, links)
         near = odds >= (np.quantile(odds[tuple(links.T)], FAR) if len(links) else 0)
         links = np.unique(np.concatenate([links, _adjacent(edges, near, false=FALSE[1])]), axis=0)
-    return _named(_clustered(_odds(look, links), links))
+    return _named(_clustered(z, between, links[odds[tuple(links.T)] >= 0]))  # one false link joins two slides: stain may deny it
 
 
 def leakage(groups, set):
@@ -198,20 +198,35 @@ def _look(images):
 
 
 def _looked(images):
-    """(B,D) of glass, stain vectors of nuclei, stroma and membrane, amounts of stain, and texture by octave of each stain."""
-    glass = stain.white_point(images)
-    small = torch.nn.functional.avg_pool2d(images.float(), 2)  # grain would colour what is pale
-    density = torch.log10(glass[:, :, None, None] / small.clamp(min=1))  # (B,3,h,w)
-    planes = torch.einsum("bchw,cs->bshw", density, torch.linalg.inv(stain.HDAB).float())
-    blue, brown, rest = planes.flatten(2).unbind(1)
+    """(B,D) of glass, colour of unstained tissue, stain vectors of nuclei, stroma and membrane, amounts of stain, texture by octave."""
+    glass = torch.log10(255 / stain.white_point(images))  # (B,3)
+    raw = torch.log10(255 / torch.nn.functional.avg_pool2d(images.float(), 2).clamp(min=1))  # grain would colour what is pale
+    density = raw - glass[:, :, None, None]  # (B,3,h,w)
+    planes = torch.einsum("bchw,cs->bshw", density, torch.linalg.inv(stain.HDAB)[:, :2].float())
+    blue, brown = planes.flatten(2).unbind(1)
     plain = brown < 0.8 * blue + 0.05
     high, low = (torch.quantile(blue, q, dim=1, keepdim=True) for q in (0.85, 0.6))
     nuclei, strong = _vector(density, plain & (blue > high.clamp(min=0.06)), stain.HDAB[0])
     stroma, weak = _vector(density, plain & (blue > 0.02) & (blue <= low), nuclei)
     membrane, _ = _vector(density, (brown > 0.1) & (brown > 1.2 * blue), stain.HDAB[1])
     amounts = [torch.quantile(plane, torch.tensor((0.1, 0.25, 0.5, 0.75, 0.9, q)), dim=1).T for plane, q in ((blue, 0.97), (brown, 0.99))]
-    cast = torch.quantile(rest, torch.tensor((0.1, 0.5, 0.9)), dim=1).T
-    return torch.cat([glass, nuclei, stroma, membrane, strong, weak, *amounts, cast, _octaves(planes[:, :2])], 1).numpy()
+    tints = [glass.mean(1, keepdim=True), _tint(glass), _tint(_line(raw.flatten(2), plain)).flatten(1)]
+    return torch.cat([*tints, nuclei, stroma, membrane, strong, weak, *amounts, _octaves(planes)], 1).numpy()
+
+
+def _tint(density):
+    """(B,…,2) red and blue less green of optical density (B,…,3): a wrong guess of how dark the glass is leaves it alone."""
+    return density[..., ::2] - density[..., 1:2]
+
+
+def _line(density, where):
+    """(B,S,3) optical density at mean densities SHADES, on the line that best fits density (B,3,n) where (B,n) holds."""
+    count = where.sum(1).clamp(min=1)
+    mean = (density * where[:, None]).sum(2) / count[:, None]
+    rest = (density - mean[:, :, None]) * where[:, None]
+    axis = torch.linalg.eigh(rest @ rest.mT)[1][:, :, 2]  # of the largest eigenvalue
+    axis = axis / axis.mean(1, keepdim=True)
+    return mean[:, None] + axis[:, None] * (SHADES[:, None] - mean.mean(1)[:, None, None])
 
 
 def _vector(density, where, otherwise):
@@ -281,28 +296,43 @@ def _best(one, other, allowed):
     return np.stack([rows, first], 1)[mutual], fit[rows, first][mutual]
 
 
-def _odds(look, links):
-    """(N,N) log odds that two patches share a slide: Gaussian slides and patches, two covariances (Ioffe 2006), no prior."""
+def _model(look):
+    """((N,D) patches, (D,) variance between slides) in axes that part slides, where patches of one slide spread by 1 (Ioffe 2006)."""
     mean = look.mean(1)
-    corners, sides = (look - mean[:, None]).reshape(-1, look.shape[2]), (mean[links[:, 0]] - mean[links[:, 1]]) / np.sqrt(2)
+    corners = (look - mean[:, None]).reshape(-1, look.shape[2])
     quarters = corners.T @ corners / (12 * len(look))  # covariance of the mean of four
     quarters = 0.9 * quarters + 0.1 * np.diag(np.diag(quarters))
-    within = (sides.T @ sides + WORTH * APART * quarters) / (len(sides) + WORTH) + 1e-3 * np.eye(len(quarters))
-    ratio, axes = eigh(np.cov(mean.T), within)  # of all patches to those of one slide
-    between = np.maximum(ratio - 1, 0)
-    z, total, joint = (mean - mean.mean(0)) @ axes, between + 1, 2 * between + 1  # joint: determinant of [[total, between], …]
-    own = (z**2 * (0.5 / total - 0.5 * total / joint)).sum(1)
-    return (np.log(total) - 0.5 * np.log(joint)).sum() + own[:, None] + own + (z * (between / joint)) @ z.T
+    ratio, axes = eigh(np.cov(mean.T), APART * quarters + 1e-3 * np.eye(len(quarters)))
+    return (mean - mean.mean(0)) @ axes, np.maximum(ratio - 1, 0)
 
 
-def _clustered(odds, links):
-    """(N,) int: linked patches stay together; others join while the mean odds are for one slide."""
-    n, most = len(odds), odds.max()
-    links = links[odds[tuple(links.T)] >= 0]  # one false link of borders would join two slides whole: glass and stain must not deny it
-    joined = connected_components(coo_array((np.ones(len(links)), tuple(links.T)), shape=(n, n)), directed=False)[1]
-    apart = np.where(joined[:, None] == joined, 0, most - odds)
-    found = AgglomerativeClustering(n_clusters=None, distance_threshold=max(most, 0), metric="precomputed", linkage="average")
-    return found.fit_predict(apart)
+def _gain(total, between, count=None):
+    """(K,K) log odds that two clusters, sums (K,D) of count (K,) patches, share a slide: Gaussian slides and patches, no prior."""
+    count = np.ones(len(total)) if count is None else count
+    own = _fit(total, count, between)
+    return np.stack([_fit(total + total[k], count + count[k], between) - own - own[k] for k in range(len(total))])
+
+
+def _fit(total, count, between):
+    """(K,) log likelihood of one slide per cluster, less that of as many slides as patches with no variance between them."""
+    spread = 1 + count[:, None] * between
+    return 0.5 * (between * total**2 / spread - np.log(spread)).sum(1)
+
+
+def _clustered(z, between, links):
+    """(N,) int: linked patches stay together; pairs of clusters that are each other's best join while that is likelier than not."""
+    member = connected_components(coo_array((np.ones(len(links)), tuple(links.T)), shape=(len(z), len(z))), directed=False)[1]
+    while True:
+        count = np.bincount(member)
+        total = np.zeros((len(count), z.shape[1]))
+        np.add.at(total, member, z)
+        gain, rows = _gain(total, between, count), np.arange(len(count))
+        np.fill_diagonal(gain, -1)
+        best = gain.argmax(1)
+        mutual = (best[best] == rows) & (gain[rows, best] > 0)
+        if not mutual.any():
+            return member
+        member = np.unique(np.where(mutual, np.minimum(best, rows), rows)[member], return_inverse=True)[1]
 
 
 def _named(numbers):

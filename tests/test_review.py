@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import multivariate_normal, norm
 from sklearn.metrics import adjusted_rand_score, average_precision_score
 
 from her2lib import phantom, review, splits, stain
@@ -131,6 +132,47 @@ def test_touching_tiles_come_together_and_no_group_stands_on_two_sides():
     cut = review.leakage(group, np.random.default_rng(0).permutation(drawn["set"]))
     assert cut.shared.sum() > 0
     assert review.leakage(group, drawn["set"]).shared.sum() == 0
+
+
+@pytest.mark.slow
+def test_windows_that_touch_nowhere_come_together_too():
+    found = []
+    for seed in (900, 901, 902):  # 8 slides, 6 windows of 256 um each, far apart; with windows of 128 um 0.80, the mean of 0.75 to 0.84
+        slides = [phantom.slide([seed, number], score=number % 4) for number in range(8)]
+        images = [phantom.patch([seed, number, k], side_px=256, mpp=1.0, slide=plan, truth=False,
+                                at_um=phantom.place([seed, number, k], plan, side_um=256)).image for number, plan in enumerate(slides) for k in range(6)]
+        group = review.groups(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous())
+        found.append(adjusted_rand_score(np.repeat(np.arange(8), 6), group))
+    assert np.mean(found) >= 0.8, found
+
+
+def test_odds_are_those_of_two_gaussians_and_clusters_follow_them():
+    rng, between = np.random.default_rng(0), np.array([9.0, 4.0, 0.0])
+    slide = np.repeat(np.arange(5), 4)
+    z = (rng.normal(size=(5, 3)) * np.sqrt(between))[slide] + rng.normal(size=(20, 3))
+    same = multivariate_normal(np.zeros(2), [[10, 9], [9, 10]]).logpdf(z[:2, 0]) + multivariate_normal(np.zeros(2), [[5, 4], [4, 5]]).logpdf(z[:2, 1])
+    alone = sum(norm(0, np.sqrt(1 + b)).logpdf(z[:2, axis]).sum() for axis, b in enumerate(between[:2]))
+    assert review._gain(z, between)[0, 1] == pytest.approx(same - alone)
+    three = multivariate_normal(np.zeros(3), np.eye(3) + 9).logpdf(z[:3, 0])
+    two = multivariate_normal(np.zeros(2), np.eye(2) + 9).logpdf(z[:2, 0]) + norm(0, np.sqrt(10)).logpdf(z[2, 0])
+    total, count = np.stack([z[:2, :1].sum(0), z[2, :1]]), np.array([2, 1])
+    assert review._gain(total, between[:1], count)[0, 1] == pytest.approx(three - two)
+    far = 10 * np.eye(5)[slide] + rng.normal(size=(20, 5))
+    assert adjusted_rand_score(slide, review._clustered(far - far.mean(0), np.full(5, 20.0), np.zeros((0, 2), int))) == 1
+    assert len(set(review._clustered(z, 0 * between, np.array([[0, 5], [5, 7]])))) == 18  # nothing parts slides: links alone join
+
+
+def test_the_colour_of_unstained_tissue_is_read_off_its_line():
+    shade = torch.rand(2, 500, generator=torch.Generator().manual_seed(0)) * 0.3
+    line = torch.tensor([[0.01, 0.0, 0.02], [0.0, 0.01, 0.0]])[:, :, None] + torch.tensor([[1.2, 1.1, 0.7], [0.9, 1.0, 1.1]])[:, :, None] * shade[:, None]
+    stray = line.clone()
+    stray[:, :, :100] = torch.tensor([0.3, 0.6, 0.7])[None, :, None]  # brown, and left out
+    where = torch.arange(500).ge(100).expand(2, 500)
+    found = review._line(stray, where)
+    assert torch.allclose(found.mean(2), review.SHADES.expand(2, 3), atol=1e-5)
+    wanted = torch.tensor([0.01, 0.0, 0.02]) + torch.tensor([1.2, 1.1, 0.7]) * ((review.SHADES - 0.01)[:, None])
+    assert torch.allclose(found[0], wanted, atol=1e-4)
+    assert torch.allclose(review._tint(found[0]), wanted[:, ::2] - wanted[:, 1:2], atol=1e-4)
 
 
 def test_twins_are_linked_and_noise_is_not():
