@@ -3,6 +3,7 @@
 import html
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from her2lib import agreement, audit
+from her2lib import agreement, audit, intervals, readers, study
 from her2lib.intervals import Estimate
 
 PUBLISHED = Path(__file__).parents[1] / "studies" / "published.toml"
@@ -210,47 +211,220 @@ def shown(row, text=None):
     return f'<p>It is <span class=number data-number="{id_}" title="a &gt; b">{html.escape(text)}</span>.</p>'
 
 
-@pytest.fixture
-def reported(tmp_path):
-    """(folder, numbers) of a report whose numbers come from its own predictions and ratings."""
-    random = np.random.default_rng(0)
-    truth, rows, tables = random.integers(0, 4, 90), [], []
-    for name, seeds in (("net", 2), ("rule", 1)):
-        for seed in range(seeds):
-            odds = random.dirichlet(np.ones(4), 90) + np.eye(4)[np.where(random.random(90) < 0.6, truth, 0)]
-            odds /= odds.sum(1, keepdims=True)
-            known = {"name": name, "run": f"{name}-{seed}", "set": "test", "patch": [f"p{i}" for i in range(90)], "truth": truth}
-            tables.append(pd.DataFrame(known | {f"p{k}": odds[:, k] for k in range(4)}))
-    everyone = pd.concat(tables)
-    units = pd.Series([f"a{i % 9}" for i in range(90)], name="patient")
-    odds, place = {}, {"set": "test", "source": "runs/06/all.csv"}
-    for name, own in everyone.groupby("name"):
-        odds[name] = [seed[["p0", "p1", "p2", "p3"]].to_numpy() for _, seed in own.groupby("run")]
-        rows.append(agreement.metrics(truth, odds[name], units=units, resamples=60).assign(run=name, **place))
-    gaps = agreement.compare(truth, [o.argmax(1) for o in odds["net"]], odds["rule"][0].argmax(1), units=units, resamples=60)
-    rows.append(gaps.assign(run="net minus rule", **place))
-    read = {"P1": truth, "P2": (truth + truth % 2) % 4}
-    ratings = pd.DataFrame([(f"p{i}", rater, 1, score) for rater, scores in read.items() for i, score in enumerate(scores)],
-                           columns=["patch", "rater", "reading", "score"])
-    both = ratings.pivot(index="patch", columns="rater", values="score")
-    kappas = agreement.kappa_table(both.to_numpy(), ["P1", "P2"], units=pd.Series(both.index, name="patch"), weights="linear")
-    rows.append(kappas.assign(run="P1 ~ P2", set="external", source="ratings.csv"))
+def answered(random, truth, name, run, **more):
+    odds = random.dirichlet(np.ones(4), len(truth)) + np.eye(4)[np.where(random.random(len(truth)) < 0.6, truth, 0)]
+    odds /= odds.sum(1, keepdims=True)
+    known = {"name": name, "run": run, "set": "test", "patch": [f"p{i}" for i in range(len(truth))], "truth": truth}
+    return pd.DataFrame(known | {f"p{k}": odds[:, k] for k in range(4)} | more)
+
+
+def odds_of(table, name):
+    return [own[["p0", "p1", "p2", "p3"]].to_numpy() for _, own in table[table.name == name].groupby("run", sort=False)]
+
+
+def rows_of(found, **place):
+    """Rows of numbers.csv from {metric: Estimate} or a table."""
+    table = found if isinstance(found, pd.DataFrame) else pd.DataFrame([{"metric": name, **vars(one)} for name, one in found.items()])
+    return table.assign(**place)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(folder, numbers) of a report with every kind of number that the audit knows, each made by the library from its table."""
+    folder, random, tables, rows = tmp_path_factory.mktemp("made"), np.random.default_rng(0), {}, []
+    truth, draws = random.integers(0, 4, 90), {"resamples": 60}
+    units = pd.Series([f"a{i % 12}" for i in range(90)], name="patient")
+    # networks and nulls, two seeds of one; their difference
+    everyone = pd.concat([answered(random, truth, name, f"{name}-{seed}") for name, seeds in (("net", 2), ("rule", 1)) for seed in range(seeds)])
+    tables["06/contestants"], place = everyone, {"set": "test", "source": "runs/06/contestants.csv"}
+    for name in ("net", "rule"):
+        rows.append(rows_of(agreement.metrics(truth, odds_of(everyone, name), units=units, **draws), run=name, **place))
+    gap = agreement.compare(truth, [o.argmax(1) for o in odds_of(everyone, "net")], odds_of(everyone, "rule")[0].argmax(1), units=units, **draws)
+    rows.append(rows_of(gap, run="net minus rule", **place))
+    # two splits: each its own test patches, some shared; three seeds against two; and before and after reading again
+    part, tests = {"random": range(50), "grouped": range(30, 90)}, []
+    for name, own in part.items():
+        for seed in range({"random": 3, "grouped": 2}[name]):
+            one = answered(random, truth, name, f"{name}-s{seed}", set="own test").iloc[list(own)]
+            tests.append(one)
+    tables["09/by_split"], place = pd.concat(tests), {"set": "own test", "source": "runs/09/by_split.csv"}
+    whole = {name: [np.full(90, -1) for _ in odds_of(tables["09/by_split"], name)] for name in part}
+    for name, own in part.items():
+        for answer, odds in zip(whole[name], odds_of(tables["09/by_split"], name), strict=True):
+            answer[list(own)] = odds.argmax(1)
+    gap = agreement.compare(truth, whole["random"][:2], whole["grouped"], units=units, **draws)
+    rows.append(rows_of(gap.assign(metric=gap.metric.str.replace("difference", "gap")), run="random minus grouped", **place))
+    anew = np.where(np.arange(90) % 7 == 0, (truth + 1) % 4, truth)
+    tables["09/reread"] = pd.DataFrame({"patch": [f"p{i}" for i in range(90)], "reread": anew})[anew != truth]
+    for name, own in part.items():
+        chosen = list(own)
+        found = {f"kappa quadratic {what} re-reading": agreement.bootstrap(
+            agreement.SCORED["kappa quadratic"], score[chosen], [one[chosen] for one in whole[name]], units=units[chosen], **draws)
+            for what, score in (("before", truth), ("after", anew))}
+        rows.append(rows_of(found, run=name, set="own test", source="runs/09/by_split.csv, runs/09/reread.csv"))
+    # people, some of whom did not read all; a network among the raters
+    read = np.stack([truth, (truth + truth % 2) % 4, np.where(np.arange(90) % 5, random.integers(0, 4, 90), -1), random.integers(0, 4, 90)], axis=1)
+    raters, place = ["P1", "P2", "P3", "net"], {"set": "rated", "source": "runs/07/ratings.csv"}
+    tables["07/ratings"] = pd.DataFrame([(f"p{i}", rater, 1, read[i, k], rater != "net") for k, rater in enumerate(raters)
+                                         for i in range(90) if read[i, k] >= 0], columns=["patch", "rater", "reading", "score", "person"])
+    kappas = agreement.kappa_table(read, raters, units=units, weights="linear", **draws)
+    rows.append(kappas.assign(run=kappas.a + " ~ " + kappas.b, **place))
+    others = np.column_stack([readers.leave_one_out(read[:, :3]), readers.consensus(read[:, :3])[0]])
+    for k, rater in enumerate(raters):
+        known = (others[:, k] >= 0) & (read[:, k] >= 0)
+        found = {name: agreement.bootstrap(agreement.SCORED[name], others[known, k], read[known, k], units=units[known], **draws)
+                 for name in ("accuracy", "kappa unweighted", "kappa quadratic")}
+        rows.append(rows_of(found, run=f"{rater} against the other raters", **place))
+    together = {"Fleiss kappa": agreement.fleiss, "Gwet AC1": agreement.gwet_ac1, "Gwet AC2 (quadratic)": agreement.gwet_ac2,
+                "Krippendorff alpha (ordinal)": agreement.krippendorff}
+    rows.append(rows_of({name: agreement.bootstrap(metric, read[:, :3], units=units, **draws) for name, metric in together.items()}, run="all raters", **place))
+    # values kept for each patch, some of them unknown
+    values = np.where(random.random((90, 3)) < 0.1, np.nan, random.random((90, 3)))
+    mean = {name: intervals.bootstrap(intervals.mean, values[:, k], units=units, **draws) for k, name in enumerate(("share", "shift", "claimed"))}
+    tables["08/focus"] = pd.DataFrame({"share": values[:, 0], "label": "net, grad-cam", "kind": "net", "patch": range(90)})
+    tables["08/likeness"] = pd.DataFrame({"spearman": values[:, 1], "change": "shift", "label": "net, grad-cam"})
+    tables["08/claims"] = pd.DataFrame({"value": values[:, 2], "number": "06/test/net/claimed"})
+    for name, metric, run in (("share", "focus", "net, grad-cam"), ("shift", "likeness", "net, grad-cam"), ("claimed", "claims", "net")):
+        told = {("likeness, shift" if name == "shift" else name): mean[name]}
+        rows.append(rows_of(told, run=run, set="test", source=f"runs/08/{metric}.csv"))
+    changed = np.where(random.random(90) < 0.5, truth, random.integers(0, 4, 90))
+    tables["08/ablations"] = pd.DataFrame({"net, tuned": changed, "kind": "tiles_shuffled", "truth": truth})
+    found = {"accuracy, net, tuned": agreement.bootstrap(agreement.accuracy, truth, changed, units=units, **draws),
+             "kappa, net, tuned": agreement.bootstrap(agreement.kappa, truth, changed, units=units, weights="quadratic", **draws)}
+    rows.append(rows_of(found, run="tiles_shuffled", set="test", source="runs/08/ablations.csv"))
+    tables["01/rule"] = pd.DataFrame({"score": truth, "value": values[:, 0].round(1) + truth, "predicted": truth}).fillna(0)
+    found = {"spearman": agreement.bootstrap(agreement.spearman, tables["01/rule"].value.to_numpy(), truth, units=units, **draws)}
+    rows.append(rows_of(found, run="DAB rule", set="all", source="runs/01/rule.csv"))
+    # two probabilities for each patch, and answers that come with a rank
+    tables["07/corrected"] = pd.concat([answered(random, truth, "net", "net-0", metric=f"accuracy {word}") for word in ("as answered", "corrected")])
+    found = {metric: agreement.bootstrap(agreement.accuracy, truth, own[["p0", "p1", "p2", "p3"]].to_numpy().argmax(1), units=units, **draws)
+             for metric, own in tables["07/corrected"].groupby("metric")}
+    rows.append(rows_of(found, run="net", set="test", source="runs/07/corrected.csv"))
+    tables["93/answers"] = everyone.assign(answer=everyone[["p0", "p1", "p2", "p3"]].to_numpy().argmax(1), rank=everyone["p2"] + 2 * everyone["p3"]).drop(
+        columns=["p0", "p1", "p2", "p3"])
+    ranks = {name: [own["rank"].to_numpy() for _, own in part.groupby("run")] for name, part in tables["93/answers"].groupby("name")}
+    less = {"spearman": agreement.bootstrap(lambda t, a, b: agreement.spearman(a, t) - agreement.spearman(b, t), truth, ranks["net"], ranks["rule"][0], units=units, **draws)}
+    rows.append(rows_of(less, run="net less rule", set="test", source="runs/93/answers.csv"))
     numbers = pd.concat(rows, ignore_index=True)
-    numbers["id"] = [f"06/{r.set}/{r.run}/{r.metric}" for r in numbers.itertuples()]
-    (tmp_path / "runs" / "06").mkdir(parents=True)
-    everyone.to_csv(tmp_path / "runs" / "06" / "all.csv", index=False)
-    ratings.to_csv(tmp_path / "ratings.csv", index=False)
-    numbers.to_csv(tmp_path / "numbers.csv", index=False)
-    (tmp_path / "report.html").write_text("\n".join(shown(row) for row in numbers.to_dict("records")), encoding="utf-8")
-    return tmp_path, numbers
+    numbers["id"] = [f"06/{r.set}/{r.run}/{r.metric}" + f"/{r.source}" * (r.metric in ("accuracy as answered", "spearman")) for r in numbers.itertuples()]
+    numbers["question"] = "06_compare"
+    for name, table in tables.items():
+        (folder / "runs" / name).parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(folder / "runs" / f"{name}.csv", index=False)
+    numbers.to_csv(folder / "numbers.csv", index=False)
+    (folder / "report.html").write_text("\n".join(shown(row) for row in numbers.to_dict("records")), encoding="utf-8")
+    return folder, numbers
+
+
+@pytest.fixture
+def reported(made, tmp_path):
+    """(folder, numbers) of a copy that a test may spoil."""
+    return Path(shutil.copytree(made[0], tmp_path / "report")), made[1]
 
 
 def test_a_right_report_is_recomputed_whole(reported):
     folder, numbers = reported
+    again = audit.recount(numbers, folder)
+    assert (again.verdict == "consistent").all(), again[again.verdict != "consistent"].sentence.to_list()
+    assert again.id.is_unique
+    assert len(set(numbers.source)) == 11
+    assert audit.by_kind(again).numbers.sum() == len(numbers)
     findings = audit.audit_report(folder)
-    assert audit.exit_code(findings) == 0, spoken(findings)
-    assert set(findings.id[findings.verdict == "consistent"]) == set(numbers.id)
-    assert not (findings.verdict == "unchecked").any()
+    assert audit.exit_code(findings) == 0
+    assert len(findings) == len(audit.by_kind(again)) + 2  # what is printed, and what nobody repeats
+    assert f"{len(numbers):6,} of report.html: printed as they stand" in spoken(findings, "consistent")
+    assert "Not repeated: the resampling behind the intervals" in spoken(findings, "caution")
+
+
+@pytest.mark.parametrize(("column", "wrong"), [("value", 0.002), ("value", -0.002), ("value", np.nan), ("n", 1), ("n", -1)])
+def test_every_kind_of_number_is_contradicted_when_it_is_wrong(reported, column, wrong):
+    folder, numbers = reported
+    again = audit.recount(numbers.assign(**{column: numbers[column] + wrong}), folder)
+    assert (again.verdict == "contradiction").all(), again[again.verdict != "contradiction"].id.to_list()
+
+
+def test_a_changed_table_is_seen_in_the_numbers_that_rest_on_it(reported):
+    folder, numbers = reported
+    kinds = (("08/focus", "share"), ("08/likeness", "spearman"), ("08/claims", "value"), ("93/answers", "rank"), ("01/rule", "value"))
+    numbers = numbers[numbers.source.isin([f"runs/{source}.csv" for source, _ in kinds])]
+    for source, column in kinds:
+        file = folder / "runs" / f"{source}.csv"
+        table = pd.read_csv(file)
+        table.assign(**{column: table[column].sample(frac=1, random_state=0).to_numpy() + 0.01 * np.arange(len(table))}).to_csv(file, index=False)
+        again = audit.recount(numbers, folder)
+        assert set(again.source[again.verdict == "contradiction"]) == {f"runs/{source}.csv"}
+        table.to_csv(file, index=False)
+
+
+def test_a_value_outside_its_own_interval_is_a_contradiction(reported):
+    folder, numbers = reported
+    row = numbers.index[numbers.metric == "kappa linear"][0]
+    again = audit.recount(numbers.assign(low=np.where(numbers.index == row, numbers.value + 0.01, numbers.low)), folder)
+    assert list(again.index[again.verdict == "contradiction"]) == [row]
+    assert "outside its own interval" in again.sentence[row]
+
+
+def test_what_cannot_be_recomputed_says_why(reported):
+    folder, numbers = reported
+    row = numbers[numbers.metric == "accuracy"].iloc[[0]]
+    told = {"no table in this report's folder": row.assign(source="../elsewhere.csv"), "times, measured once on one machine": row.assign(source="", id="91/a"),
+            "made from weights and pixels, and no table keeps its parts": row.assign(source="", id="08/a"), "rests on no table": row.assign(source=""),
+            "no rule, row or column for nonsense": row.assign(metric="nonsense"), "no rule, row or column for nobody": row.assign(run="nobody")}
+    for why, changed in told.items():
+        again = audit.recount(changed, folder)
+        assert again[["verdict", "how"]].to_numpy().tolist() == [["unchecked", why]]
+    pd.read_csv(folder / "runs/07/ratings.csv").drop(columns="person").to_csv(folder / "runs/07/ratings.csv", index=False)
+    again = audit.recount(numbers[numbers.run == "all raters"], folder)
+    assert set(again.how) == {"no rule, row or column for person"}
+    pd.concat([row.assign(source="", id="91/a"), numbers[numbers.run == "net"]]).to_csv(folder / "numbers.csv", index=False)
+    (folder / "report.html").write_text("", encoding="utf-8")
+    assert "     1 of 06_compare, no table: times, measured once on one machine." in spoken(audit.audit_report(folder), "unchecked")
+
+
+def test_runs_of_one_kind_share_a_line(tmp_path):
+    rows = []
+    for run in ("a-s0", "a-s1", "b-s0"):
+        table = answered(np.random.default_rng(1), np.arange(40) % 4, "", run).drop(columns="name")
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        table.to_csv(tmp_path / "runs" / run / "predictions.csv", index=False)
+        found = agreement.metrics(table.truth.to_numpy(), odds_of(table.assign(name="a"), "a")[0], units=pd.Series(table.patch, name="patch"), resamples=20)
+        rows.append(found.assign(id=run + "/" + found.metric, question="92", set="test", run=run, source=f"runs/{run}/predictions.csv"))
+    kinds = audit.by_kind(audit.recount(pd.concat(rows), tmp_path))
+    assert kinds[["verdict", "source", "numbers"]].to_numpy().tolist() == [["consistent", "runs/*/predictions.csv", 3 * len(found)]]
+
+
+class TestTheSecondTime:
+    """Every metric by other code agrees with the first, also where it is not defined."""
+
+    def test_every_metric_agrees(self):
+        for seed in range(40):
+            random = np.random.default_rng(seed)
+            kept = random.choice(4, random.integers(1, 5), replace=False)  # often a score is missing
+            truth, odds = random.choice(kept, 30), random.dirichlet(np.ones(4) * random.choice([0.05, 1, 5]), 30).astype(np.float32).astype(float)
+            odds = [odds, np.eye(4)[odds.argmax(1)], np.eye(4)[np.full(30, kept[0])]][seed % 3]  # probabilities, a rule, one answer
+            for name, metric in {**agreement.SCORED, **agreement.GRADED}.items():
+                columns = truth, odds if name in agreement.GRADED else odds.argmax(1)
+                value, n = audit.second(name, truth, odds.argmax(1), odds)
+                assert value == pytest.approx(metric(*columns), abs=1e-9, nan_ok=True), (seed, name)
+                assert n == agreement.bootstrap(metric, *columns, units=pd.Series(range(30), name="patch"), resamples=2).n, (seed, name)
+
+    def test_none_of_it_is_the_code_that_made_the_number(self):
+        assert not {"agreement", "calibration", "intervals", "readers"} & set(study.imports(Path(audit.__file__).read_text(encoding="utf-8")))
+
+    def test_all_raters_together_with_ratings_missing(self):
+        for seed in range(20):
+            random = np.random.default_rng(seed)
+            read = np.where(random.random((40, 4)) < 0.3, -1, random.integers(0, 4, (40, 4)))
+            for name, metric in (("Fleiss kappa", agreement.fleiss), ("Gwet AC1", agreement.gwet_ac1), ("Gwet AC2 (quadratic)", agreement.gwet_ac2),
+                                 ("Krippendorff alpha (ordinal)", agreement.krippendorff)):
+                assert audit.together(name, read) == pytest.approx((metric(read), ((read >= 0).sum(1) > 1).sum())), name
+
+    def test_all_raters_together_by_hand(self):
+        read = np.array([[0, 0], [1, 1], [0, 1]])  # agree in 2 of 3; half of the ratings are 0
+        assert audit.together("Fleiss kappa", read)[0] == pytest.approx((2 / 3 - 1 / 2) / (1 - 1 / 2))
+        assert audit.together("Gwet AC1", read)[0] == pytest.approx((2 / 3 - 1 / 6) / (1 - 1 / 6))  # chance: 2 x 0.25 / 3
+        assert audit.together("Krippendorff alpha (ordinal)", read)[0] == pytest.approx(1 - (2 / 6) / (2 * 9 / 30))
+        assert np.isnan(audit.together("Fleiss kappa", np.array([[0, -1]]))[0])
 
 
 def test_each_wrong_number_of_a_report_is_named(reported):
@@ -259,24 +433,22 @@ def test_each_wrong_number_of_a_report_is_named(reported):
     row = numbers.loc[numbers.metric == "accuracy"].iloc[0]
     text = Estimate(row.value, row.low, row.high, row.n, row.units, "", True).text()
     high = f"{100 * row.high:.1f}"
-    for printed in (text.replace(f"{100 * row.value:.1f}", "99.9"), text.replace(f"to {high}", "to 100.0"),
-                    text.replace("n = 90", "n = 91"), "some", "not estimable: no"):
-        assert printed != text
-        (folder / "report.html").write_text(page + shown(row, printed), encoding="utf-8")
-        assert row.id in set(audit.audit_report(folder).query("verdict == 'contradiction'").id), printed
-    (folder / "report.html").write_text(page + shown({"id": "typed by hand"}, "12.0 %"), encoding="utf-8")
-    assert "numbers.csv has no such row" in spoken(audit.audit_report(folder))
-    (folder / "report.html").write_text(page, encoding="utf-8")
-    for column, change in (("value", 0.002), ("n", 1)):
-        numbers.assign(**{column: numbers[column] + change * (numbers.id == row.id)}).to_csv(folder / "numbers.csv", index=False)
-        wrong = audit.audit_report(folder).query("verdict == 'contradiction'")
-        assert set(wrong.id) == {row.id}
-        assert "recomputed" in " ".join(wrong.sentence)
-    moved = np.where(numbers.id == row.id, "../elsewhere.csv", numbers.source)
-    numbers.assign(source=moved).to_csv(folder / "numbers.csv", index=False)
+    wrong = (text.replace(f"{100 * row.value:.1f}", "99.9"), text.replace(f"to {high}", "to 100.0"), text.replace("n = 90", "n = 91"),
+             "some", "not estimable: no")
+    planted = "".join(shown(row, printed) for printed in wrong) + shown({"id": "typed by hand"}, "12.0 %")
+    (folder / "report.html").write_text(page + planted, encoding="utf-8")
     findings = audit.audit_report(folder)
-    assert "is no table in this report's folder" in spoken(findings, "unchecked")
-    assert audit.exit_code(findings) == 0
+    assert all(f"The report prints {printed!r} for {row.id}" in spoken(findings) for printed in wrong if printed != text)
+    assert text not in wrong
+    assert "numbers.csv has no such row" in spoken(findings)
+    assert (findings.verdict == "contradiction").sum() == len(wrong) + 1
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    numbers.assign(n=numbers.n + (numbers.id == row.id)).to_csv(folder / "numbers.csv", index=False)
+    wrong = audit.audit_report(folder).query("verdict == 'contradiction'")
+    assert set(wrong.id) == {row.id}
+    assert "recomputed" in " ".join(wrong.sentence)
+    pd.concat([numbers, numbers.iloc[[0]]]).to_csv(folder / "numbers.csv", index=False)
+    assert "stands twice" in spoken(audit.audit_report(folder))
 
 
 class TestMoved:
