@@ -1,5 +1,6 @@
 """How well scores agree: every metric of the study with its interval, kappas, paired comparisons, the human range, shift."""
 
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -19,9 +20,9 @@ _ONE_SCORE = "both sides gave one and the same score throughout, so chance alone
 _FEW = "no patch has two ratings, or all ratings are one score"
 
 
-def confusion(truth, predicted, *, scores=Q):
+def confusion(truth, predicted):
     """(4,4) int counts: rows the true score, columns the predicted; patches with a score missing (-1) are left out."""
-    return pairs(truth, predicted, scores=scores).sum(0).reshape(scores, scores).astype(int)
+    return pairs(truth, predicted).sum(0).reshape(Q, Q).astype(int)
 
 
 def pairs(truth, predicted, scores=Q, **_):
@@ -112,8 +113,7 @@ kappa = Counted(pairs, cohen, why=_ONE_SCORE, size=lambda cells: cells.sum(1))  
 accuracy = _of_table(lambda t: np.einsum("...ii", t) / t.sum((-1, -2)))
 fleiss = Counted(_chance_rows, _fleiss, why=_FEW, size=lambda rows: rows[:, 1])
 gwet_ac1 = Counted(_chance_rows, _gwet, why=_FEW, size=lambda rows: rows[:, 1])
-gwet_ac2 = Counted(lambda ratings, scores=Q, weights="quadratic": _chance_rows(ratings, scores, weights),
-                   lambda sums, scores=Q, weights="quadratic": _gwet(sums, scores, weights), why=_FEW, size=lambda rows: rows[:, 1])
+gwet_ac2 = Counted(partial(_chance_rows, weights="quadratic"), partial(_gwet, weights="quadratic"), why=_FEW, size=lambda rows: rows[:, 1])
 krippendorff = Counted(_coincidences, _alpha, why=_FEW, size=lambda rows: rows.any(1))
 
 _STEPS = np.abs(np.subtract.outer(np.arange(Q), np.arange(Q)))
@@ -182,12 +182,11 @@ def kappa_table(ratings, names, *, units, weights, resamples=2000, seed=0):
 def human_range(ratings, names, *, networks, units, weights="quadratic", resamples=2000, seed=0):
     """DataFrame, per network: mean kappa with the raters, the raters' own range, distance from it, verdict and a sentence."""
     couples, found, draws, sizes = _pairwise(ratings, units, weights, resamples, seed)
+    among = [{names[i], names[j]} & set(networks) for i, j in couples]  # the networks in every couple
     usable = [p for p, estimate in enumerate(found) if not np.isnan(estimate.value)]
-    human = [p for p in usable if not {names[rater] for rater in couples[p]} & set(networks)]
-    rows = []
+    human, rows = [p for p in usable if not among[p]], []
     for network in networks:
-        own = [p for p in usable if len({names[rater] for rater in couples[p]} & set(networks)) == 1
-               and network in {names[rater] for rater in couples[p]}]
+        own = [p for p in usable if among[p] == {network}]
         if not own or not human:
             lack = f"{network} has no kappa with any rater" if not own else "no two raters have a kappa with each other"
             rows.append({"network": network, "verdict": "undecided", "sentence": f"No human range for {network}: {lack}."})

@@ -16,7 +16,7 @@ from her2lib.models import Tap, normalise
 from her2lib.patches import pixels
 from her2lib.scores import COLOURS, CUTS, SCORES
 
-THUMB_PX, VIEW_PX, PAGE_VIEW_PX, PAGE_MAP_PX = 96, 1024, 512, 56
+THUMB_PX, VIEW_PX, PAGE_VIEW_PX, PAGE_MAP_PX = 88, 1024, 512, 56
 SHOWS = {"original": "IHC, as it is", "he": "HE partner",
          "dab": "DAB (brown)", "haematoxylin": "Haematoxylin (blue)", "map": "Map of a network"}
 TARGETS = {"predicted": "the predicted score", **{score: f"score {score}" for score in SCORES}, "expected": "the expected score",

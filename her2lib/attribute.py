@@ -128,9 +128,9 @@ def random(net, x, score=None, *, seed=0):
     return torch.stack([torch.randn(net.grid, generator=generator) for generator in generators(x, seed)]).to(x)
 
 
-def blur_random(net, x, score, *, like=grad_cam, seed=0):
-    """(B,h,w) null: the very values of like's map with nearly its spectrum, placed by chance."""
-    return surrogate(like(net, x, score), generators(x, seed))
+def blur_random(net, x, score, *, seed=0):
+    """(B,h,w) null: the very values of the Grad-CAM with nearly its spectrum, placed by chance."""
+    return surrogate(grad_cam(net, x, score), generators(x, seed))
 
 
 def surrogate(maps, generators, *, rounds=20):

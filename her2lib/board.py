@@ -4,6 +4,8 @@ import sys
 import time
 from itertools import zip_longest
 
+from tqdm.auto import tqdm
+
 from her2lib import lease
 from her2lib.study import read_json
 
@@ -14,12 +16,10 @@ class Board:
     """One bar for the study and a line per running notebook; in a log file plain lines without control characters."""
 
     def __init__(self, total, progress):
-        from tqdm.auto import tqdm
-
         shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()  # a notebook has one, a log file has not
         self.live = progress and (sys.stderr.isatty() or shell is not None)
         self.plain, self.total, self.settled, self.next = progress and not self.live, total, 0, 0
-        self.make, self.lines = tqdm, []
+        self.lines = []
         self.bar = tqdm(total=total, desc="notebooks", unit="notebook", disable=not self.live)
 
     def show(self, tasks):
@@ -31,7 +31,7 @@ class Board:
         for text in texts if self.plain else ():
             print(f"{'':10}{text}", flush=True)
         while self.live and len(self.lines) < len(texts):
-            self.lines.append(self.make(total=0, bar_format="{desc}", position=len(self.lines) + 1, leave=False))
+            self.lines.append(tqdm(total=0, bar_format="{desc}", position=len(self.lines) + 1, leave=False))
         for line, text in zip_longest(self.lines, texts if self.live else (), fillvalue=""):
             line.set_description_str(text)
 
@@ -41,7 +41,7 @@ class Board:
         self.settled += once
         self.bar.update(once)
         if row["state"] != "skipped" and (self.plain or (self.live and row["state"] != "done")):
-            self.make.write(f"[{self.settled:3}/{self.total}] {sentence(row)}")
+            tqdm.write(f"[{self.settled:3}/{self.total}] {sentence(row)}")
 
     def close(self):
         """None; the study's bar stays, the notebooks' lines go."""

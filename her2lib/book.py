@@ -51,10 +51,6 @@ class Book:
         write_table(self.file, pd.DataFrame(self.rows.values(), columns=COLUMNS))
         return ids
 
-    def number(self, id_, *, short=False):
-        """Html of one number: its text with interval, n and unit, carrying its id; short leaves n and unit to the caption."""
-        return number(self.rows[id_], short=short)
-
     def say(self, text, **numbers):
         """Html of a paragraph; {name} is replaced by the number whose id is given, other values are shown as text."""
         return Html(f"<p>{self._filled(text, numbers)}</p>")
@@ -73,12 +69,11 @@ class Book:
         """Html figure with its caption; also written to figures/ at 300 dpi and, when it is no photograph, as SVG."""
         start = self.notebook[:2] if self.notebook[:2].isdigit() else self.notebook  # runs of one network have figures of one name
         stem = f"{start}_{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}"
-        for kind in ("jpeg",) if photo else ("png", "svg"):
-            content, _ = plots.image_bytes(figure, kind=kind, dpi=300)
-            write_bytes(self.study.figures / f"{stem}.{kind.replace('jpeg', 'jpg')}", content)
-        content, mime = plots.image_bytes(figure, photo=photo)
+        kinds = ("jpeg",) if photo else ("png", "svg")
+        for kind in kinds:
+            write_bytes(self.study.figures / f"{stem}.{kind.replace('jpeg', 'jpg')}", plots.image_bytes(figure, kind=kind, dpi=300))
+        source = f"data:image/{kinds[0]};base64,{base64.b64encode(plots.image_bytes(figure, kind=kinds[0])).decode()}"
         plots.close(figure)
-        source = f"data:{mime};base64,{base64.b64encode(content).decode()}"
         alt = html.escape(re.sub(r"\{\w+\}", "", caption), quote=True)
         return Html(f'<figure><img alt="{alt}" src="{source}"><figcaption>{self._filled(caption, numbers)}</figcaption></figure>')
 

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from her2lib.study import StudyError, from_data, load, studies
+from her2lib.study import StudyError, from_data, load, studies, write_table
 
 EPILOG = "Research use only: a patch-level surrogate is not an ASCO/CAP score."
 
@@ -31,15 +31,13 @@ def parser():
     top = argparse.ArgumentParser(prog="her2", description="HER2 study kit: from patches to a report.", epilog=EPILOG)
     verbs = top.add_subparsers(required=True, metavar="VERB")
     _run(_verb(verbs, "run", run, "run a study's notebooks and render its report"))
-    status_ = _verb(verbs, "status", status, "show how far a study is; works from another terminal")
-    status_.add_argument("study")
+    _verb(verbs, "status", status, "show how far a study is; works from another terminal").add_argument("study")
     check_ = _verb(verbs, "check", check, "list every problem of a data set with its remedy")
     check_.add_argument("path", help="BCI folder, folder of score folders, or manifest.csv")
     check_.add_argument("--deep", action="store_true", help="decode every image as well (finds truncated files)")
     check_.add_argument("--csv", help="write the table here too")
     _phantom(_verb(verbs, "phantom", phantom, "write a BCI-shaped folder of synthetic patches"))
-    report_ = _verb(verbs, "report", report, "render reports/<study>/report.html again")
-    report_.add_argument("study")
+    _verb(verbs, "report", report, "render reports/<study>/report.html again").add_argument("study")
     explorer_ = _verb(verbs, "explorer", explorer, "write reports/<study>/explorer.html: patches and maps to explore without Python")
     explorer_.add_argument("study")
     explorer_.add_argument("--patches", type=int, default=48, help="how many, test set first (default 48)")
@@ -103,7 +101,6 @@ def status(options):
 def check(options):
     """int, 1 when there are errors; prints every problem with its remedy."""
     from her2lib import patches
-    from her2lib.study import write_table
 
     problems, summary = patches.check(Path(options.path), deep=options.deep)
     print(summary)
@@ -312,10 +309,10 @@ def _look_first(study):
 def _study_file(options):
     if options.data and options.study:
         raise StudyError("Give a study or --data, not both.")
-    if not options.data and not options.study:
-        raise StudyError(f"Name a study ({', '.join(file.stem for file in studies())}) or give --data PATH.")
-    if not options.data:
+    if options.study:
         return options.study
+    if not options.data:
+        raise StudyError(f"Name a study ({', '.join(file.stem for file in studies())}) or give --data PATH.")
     changes = {key: value for key in ("weights", "side_px", "epochs") if (value := getattr(options, key))}
     if "weights" in changes and Path(changes["weights"]).is_file():
         changes["weights"] = str(Path(changes["weights"]).resolve())  # as typed here, whatever folder a notebook runs in

@@ -1,10 +1,14 @@
 """A study's patches, read, checked, split and decoded: what every notebook starts from."""
 
-import json
 import os
 from dataclasses import dataclass
 
-from her2lib.scores import SCORES
+import numpy as np
+import pandas as pd
+
+from her2lib import patches, phantom, scores, splits
+from her2lib.images import DataError, probe
+from her2lib.study import code_fingerprint, fingerprint, read_json, write_json
 
 RECOVER_PX = 512  # the longest borders that are compared; shorter ones link fewer tiles
 RANDOM = ("The sets were drawn patch by patch, as the study asks (split = random): patches of one slide or patient stand on both "
@@ -23,9 +27,7 @@ class Data:
 
 def prepared(study, *, side_px, split="official", progress=True):
     """Data of a study at one side length in pixels; phantoms are written first when the study asks for them."""
-    import pandas as pd
-
-    from her2lib import store
+    from her2lib import store  # brings torch, 3 s, which reading a table does without
 
     tables, problems = read(study, progress=progress)
     known = {name for one in tables for name in one["name"]}
@@ -44,25 +46,20 @@ def prepared(study, *, side_px, split="official", progress=True):
 
 def recovered(study, table, *, progress=True):
     """(N,) str, the slide group of every patch of table, recovered once from patches of RECOVER_PX and kept beside the stores."""
-    import numpy as np
-
     from her2lib import review, store
-    from her2lib.images import probe
-    from her2lib.study import code_fingerprint, fingerprint, write_json
 
     side_px = min(RECOVER_PX, *(min(sides) for sides in probe(table["path"], cache=study.store)["side_px"]))
     images = store.open_store(table, side_px=side_px, folder=study.store, progress=progress, skip_bad=study.data["skip_bad"])
-    file = study.store / f"groups-{fingerprint(_key(table), code_fingerprint('review'))}.json"
+    files = [(name, os.path.getsize(path), os.stat(path).st_mtime_ns) for name, path in zip(table["name"], table["path"], strict=True)]
+    file = study.store / f"groups-{fingerprint(files, code_fingerprint('review'))}.json"
     if not file.is_file():
         write_json(file, dict(zip(images.name.tolist(), review.groups(images.images).tolist(), strict=True)))
-    found = json.loads(file.read_text(encoding="utf-8"))
+    found = read_json(file)
     return np.array([found.get(name, name) for name in table["name"]], object)  # what cannot be decoded stands alone
 
 
 def read(study, *, progress=True):
     """(tables, problems) of the cohort and, where there is one, of the external set, with the scores as given."""
-    from her2lib import patches, phantom
-
     if study.data["source"] == "phantom":
         phantom.write(study.cohort_path, progress=progress, **study.phantom)
     found = []
@@ -73,25 +70,16 @@ def read(study, *, progress=True):
     return tuple(zip(*found, strict=True))
 
 
-def _key(table):
-    """list of names, sizes and times of the files of table: what recovered groups hang on."""
-    return [(row.name, os.path.getsize(row.path), os.stat(row.path).st_mtime_ns) for row in table[["name", "path"]].itertuples(index=False)]
-
-
 def _reread(study, table, known):
     """table with the scores of the study's CSV of re-read patches (patch, reread) where it has them."""
-    import pandas as pd
-
-    from her2lib import images, scores
-
     if not study.reread_path:
         return table
-    again = pd.read_csv(study.reread_path, dtype=str, keep_default_na=False)
+    again = patches.cells(study.reread_path)
     where = f"{study.reread_path.name} (reread under [data])"
     if not {"patch", "reread"} <= set(again):
-        raise images.DataError(f"{where} needs the columns patch and reread.")
+        raise DataError(f"{where} needs the columns patch and reread.")
     if len(wrong := again[~again["patch"].isin(known) | again["patch"].duplicated()]):
-        raise images.DataError(f"{where}: the patch {wrong['patch'].iloc[0]!r} is unknown or stands there twice: correct that row.")
+        raise DataError(f"{where}: the patch {wrong['patch'].iloc[0]!r} is unknown or stands there twice: correct that row.")
     score = table["name"].map(again.set_index("patch")["reread"].map(scores.parse))
     return table.assign(score=score.fillna(table["score"]).astype(int))
 
@@ -100,7 +88,7 @@ def _only(tables, wanted):
     """(tables, sentences): only patches of the scores a study asks for; none asked for means all."""
     if not wanted:
         return tables, []
-    kept = [table[table["score"].isin([SCORES.index(score) for score in wanted])].reset_index(drop=True) for table in tables]
+    kept = [table[table["score"].isin([scores.SCORES.index(score) for score in wanted])].reset_index(drop=True) for table in tables]
     if not (lost := sum(map(len, tables)) - sum(map(len, kept))):
         return kept, []
     return kept, [f"This study asks for the scores {', '.join(wanted)} only: {lost} patches of other scores, or of none, are left out."]
@@ -108,8 +96,6 @@ def _only(tables, wanted):
 
 def _split(table, split, *, recover, **shares):
     """(table, notes): given sets kept (official), ignored (grouped: whole slides, or recovered groups), or slides as well (random)."""
-    from her2lib import patches, splits
-
     free = table if split == "official" else table.assign(set=table["set"].where(table["set"] == "external", ""))
     if split == "grouped" and ((table["slide"] == "") & (table["patient"] == "")).any():
         return splits.grouped(free, recover(), **shares)

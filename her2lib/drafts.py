@@ -16,6 +16,7 @@ from her2lib.scores import CUTS
 from her2lib.study import made, read_json, write_text
 
 UNANSWERED = "**unanswered**"
+AT_CUTS = [f"{kind} {cut}" for cut in CUTS for kind in ("sensitivity", "specificity")]
 TITLES = {"claim": "CLAIM 2024 checklist", "tripod": "TRIPOD+AI checklist"}
 WARNING = ("Draft filled in from the records of study “{}”. Every answer needs a person's eye. Research use only. "
            "Brackets after a number hold its row in `numbers.csv`.")
@@ -58,7 +59,7 @@ def card(study, network, records, numbers):
     """str, Markdown: model card of one network over all its runs of the study."""
     own = {name: run for name, run in records.items() if run["parameters"]["network"] == network}
     names = {names_of(study)[name] for name in own}
-    rows = numbers[numbers["run"].isin(names) & numbers["metric"].isin(["accuracy", "kappa quadratic", *_cuts()])]
+    rows = numbers[numbers["run"].isin(names) & numbers["metric"].isin(["accuracy", "kappa quadratic", *AT_CUTS])]
     answers = answered(study, own, numbers[numbers["run"].isin(names)])
     parts = {
         "What it is": [answers["model"], answers["output"], answers["weights"], answers["specification"]],
@@ -83,7 +84,7 @@ def card(study, network, records, numbers):
 
 def answered(study, records, numbers):
     """dict key -> sentence from what is on record; a key that is missing or "" is unanswered."""
-    return {**_about_data(study, records, numbers), **_about_runs(study, records), **_about_results(study, records, numbers)}
+    return {**_about_data(study, records, numbers), **_about_runs(study, records), **_about_results(records, numbers)}
 
 
 def _about_data(study, records, numbers):
@@ -149,7 +150,7 @@ def _about_runs(study, records):
     }
 
 
-def _about_results(study, records, numbers):
+def _about_results(records, numbers):
     own = numbers[~numbers["run"].map(is_null).astype(bool)]
     test, external = own[own["set"] == "test"], own[own["set"] == "external"]
     main = ["accuracy", "kappa quadratic"]
@@ -163,16 +164,12 @@ def _about_results(study, records, numbers):
         "explanation": f"Maps judged by numbers beside their nulls: {', '.join(belief)}." if belief else "",
         "internal": _all_told(single[single["metric"].isin(main)], "run"),
         "external": _all_told(external[external["metric"].isin(main)], "run"),
-        "diagnostic": _all_told(single[single["metric"].isin(_cuts())], "run"),
+        "diagnostic": _all_told(single[single["metric"].isin(AT_CUTS)], "run"),
         "failure": " ".join(filter(None, [wrong and f"Off by two or more: {wrong}", *bad])),
         "shift": _all_told(own[own["set"].isin(["val", "external"]) & own["metric"].str.startswith("concordance")], "run", "set"),
     }
     outside = results["external"] and f"External: {results['external']}"
     return {**results, "performance": " ".join(filter(None, [results["internal"], outside]))}
-
-
-def _cuts():
-    return [f"{kind} {cut}" for cut in CUTS for kind in ("sensitivity", "specificity")]
 
 
 def _all_told(rows, *by):

@@ -23,6 +23,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 BY_HAND = "open report.html in a browser, choose Print and save as PDF"
 PRINT_SECONDS = 180  # a report of 8 MB takes about 5 s
 WIDE = 96  # characters of a table row that fit across a page; wider columns are wrapped
+TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape())
 ACTIVE = ["script", "iframe", "object", "embed", "link", "base", "meta", "form", "input", "button"]  # of strangers' HTML
 
 
@@ -36,13 +37,12 @@ def render(study):
     receipt = {"study": study.name, "made": date.today().isoformat(), "file": study.file.name, "environment": environment(),
                "runs": {name: run["fingerprints"] for name, run in done.items()}}
     write_json(study.folder / "receipt.json", receipt)
-    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape())
     explorer = (study.folder / "explorer.html").is_file()
     beside = {"tables": tables(study.folder / "tables", chapters), "drafts": drafts.write(study, done, numbers),
-              "figures": _figures(study), "appendix": _appendix(study, templates)}
+              "figures": _figures(study), "appendix": _appendix(study)}
 
     def written(no_pdf):
-        page = templates.get_template("report.html").render(study=study, chapters=chapters, receipt=receipt, id=fingerprint(receipt),
+        page = TEMPLATES.get_template("report.html").render(study=study, chapters=chapters, receipt=receipt, id=fingerprint(receipt),
                                                             beside=beside, no_pdf=no_pdf, explorer=explorer)
         return write_text(study.folder / "report.html", page)
 
@@ -108,7 +108,7 @@ def tables(folder, chapters):
     """list of dict (title, caption, tex, word: paths) after writing every table of the chapters' HTML as LaTeX (booktabs) and for Word."""
     from bs4 import BeautifulSoup
 
-    folder, found = made(folder), []
+    folder, found, word = made(folder), [], TEMPLATES.get_template("table.html")
     for old in [*folder.glob("*.tex"), *folder.glob("*.html")]:
         old.unlink()  # a table that the report no longer has
     for chapter in chapters:
@@ -121,7 +121,7 @@ def tables(folder, chapters):
             table = pd.DataFrame(rows[1:], columns=rows[0])
             found.append({"title": title, "caption": caption,
                           "tex": write_text(folder / f"{name}.tex", latex(table, caption, label=name)),
-                          "word": write_text(folder / f"{name}.html", word(table, caption))})
+                          "word": write_text(folder / f"{name}.html", word.render(head=rows[0], rows=rows[1:], caption=caption))})
     return found
 
 
@@ -139,21 +139,6 @@ def latex(table, caption, *, label=""):
         rf"\caption{{{escape_latex(caption)}}}", rf"\label{{tab:{label}}}",
         rf"\begin{{tabular}}{{{wrapped if sum(width) > WIDE else 'l' * len(width)}}}", r"\toprule", head, r"\midrule", *lines,
         r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
-
-
-def word(table, caption):
-    """str, a page with one table whose looks stand in its cells, so that they survive being pasted into Word."""
-    font, rule = "font-family:Calibri,Arial,sans-serif;font-size:10pt", "1.5pt solid black"
-    cell = f"{font};padding:2pt 8pt 2pt 0;text-align:left;vertical-align:top"
-
-    def line(name, row, rules=""):
-        return "<tr>" + "".join(f'<{name} style="{cell}{rules}">{html.escape(str(value))}</{name}>' for value in row) + "</tr>"
-
-    body = [line("td", row, f";border-bottom:{rule}" * (i == len(table) - 1)) for i, row in enumerate(table.itertuples(index=False))]
-    head = line("th", table.columns, f";border-top:{rule};border-bottom:0.75pt solid black")
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(caption or "Table")}</title></head>\n<body>'
-            f'<p style="{font}">{html.escape(caption)}</p>\n<table style="border-collapse:collapse">'
-            + "\n".join(["<thead>", head, "</thead><tbody>", *body]) + "</tbody></table></body></html>\n")
 
 
 def pdf(page):
@@ -247,8 +232,8 @@ def _part(cell):
     return "\n".join(filter(None, map(output, cell.get("outputs", []))))
 
 
-def _appendix(study, templates):
-    """list of dict (anchor, title, failed) of every executed notebook after writing appendix.html, code and all."""
+def _appendix(study):
+    """list of dict (anchor, title, failed, body) of every executed notebook after writing appendix.html, code and all."""
     from pygments.formatters import HtmlFormatter
 
     found = []
@@ -258,9 +243,9 @@ def _appendix(study, templates):
             found.append({"anchor": _slug(f"{task}{'-failed' * failed}"), "title": task, "failed": failed,
                           "body": whole(_notebook(study, task, file.name))})
     style = HtmlFormatter().get_style_defs(".highlight")
-    page = templates.get_template("appendix.html").render(study=study, notebooks=found, code_style=style)
+    page = TEMPLATES.get_template("appendix.html").render(study=study, notebooks=found, code_style=style)
     write_text(study.folder / "appendix.html", page)
-    return [{key: row[key] for key in ("anchor", "title", "failed")} for row in found]
+    return found
 
 
 def _figures(study):

@@ -1,7 +1,6 @@
 """Do the maps deserve belief: remove what they mark, randomise weights, shift, stain; and what does a network live on?"""
 
 import copy
-from itertools import combinations
 
 import pandas as pd
 import torch
@@ -34,15 +33,15 @@ def road(net, x, *, maps, score, shares=SHARES, noise=0.01, seed=0):
     """DataFrame, a row per patch and share: what is shown with the most and with the least relevant pixels imputed."""
     ranks = _ranks(F.interpolate(maps[:, None], x.shape[-2:], mode="bilinear")[:, 0])
     grain = torch.stack([torch.randn(x.shape[1:], generator=generator) for generator in attribute.generators(x, seed)]).to(x)
-    rows = []
+    tables = []
     with attribute.looking(net, gradients=False):
         for share in shares:
-            for end, hidden in (("most", ranks < share), ("least", ranks >= 1 - share)):
+            shown = {"patch": range(len(x)), "share": share}
+            for end, hidden in (("least", ranks >= 1 - share), ("most", ranks < share)):
                 given = impute(x, hidden) + noise * grain * hidden[:, None]
-                shown = _shown(net(given), score).cpu().numpy()
-                rows += [(patch, share, end, value) for patch, value in enumerate(shown)]
-    table = pd.DataFrame(rows, columns=["patch", "share", "end", "shown"])
-    table = table.pivot(index=["patch", "share"], columns="end", values="shown").reset_index().rename_axis(columns=None)
+                shown[end] = _shown(net(given), score).cpu().numpy()
+            tables.append(pd.DataFrame(shown))
+    table = pd.concat(tables).sort_values(["patch", "share"], ignore_index=True)
     return table.assign(road=(table.least - table.most) / 2)
 
 
@@ -92,11 +91,6 @@ def alike(a, b, *, grid=7, top=0.2):
     return pd.DataFrame({"patch": range(len(a)), "spearman": spearman, "overlap": overlap})
 
 
-def agreement(maps):
-    """DataFrame, a row per pair of {name: maps (B,h,w)} and patch: spearman and overlap, between methods, seeds or networks."""
-    return pd.concat([alike(maps[a], maps[b]).assign(a=a, b=b) for a, b in combinations(maps, 2)], ignore_index=True)
-
-
 def stability(net, images, *, score, method=attribute.grad_cam, shift_px=8, seed=0):
     """DataFrame, a row per change (shift, stain) and patch: likeness of the map of the changed uint8 patch to the patch's own."""
     own = method(net, models.normalise(images, net), score)
@@ -132,7 +126,7 @@ def deciding_mass(maps, deciding):
 def ablations(images, *, masks=None, mpp=None, seed=0):
     """{name: (B,3,H,W) uint8} the patches with one kind of evidence left or taken; masks from stain, or the truth on phantoms."""
     tumour = (masks or stain.masks(images, mpp=mpp))["tumour"][:, None]
-    rim_px = round(_px(images, mpp, 6.0))
+    rim_px = round(stain.px(images, 6.0, mpp))
     grown = F.max_pool2d(tumour.float(), 2 * rim_px + 1, 1, rim_px) > 0  # a brown rim left standing would tell the score
     glass = stain.white_point(images).round().to(torch.uint8)[:, :, None, None]
     down, across = ((torch.arange(side) - (side - 1) / 2).abs() >= side / 4 for side in images.shape[-2:])
@@ -207,16 +201,11 @@ def _blur(images, sigma_px):
     return images
 
 
-def _px(images, mpp, length_um):
-    """float, px of a length; patches of unknown mpp are taken to show stain.FIELD_UM."""
-    return length_um / (mpp or stain.FIELD_UM / images.shape[-1])
-
-
 def _membranes_blurred(images, mpp):
     """DAB spread over 6 um, more than a membrane and less than a cell, at each patch's own mean DAB."""
     stains = stain.unmix(images, residual=True)
     brown = stains[:, 1:2].clamp(min=0)
-    flat = _blur(brown, _px(images, mpp, 6.0))
+    flat = _blur(brown, stain.px(images, 6.0, mpp))
     stains[:, 1:2] = flat * brown.mean((2, 3), keepdim=True) / flat.mean((2, 3), keepdim=True).clamp(min=1e-9)
     density = torch.einsum("bshw,sc->bchw", stains, stain.HDAB.to(stains))
     return (255 * torch.pow(10.0, -density)).round().clamp(0, 255).to(torch.uint8)

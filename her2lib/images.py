@@ -16,7 +16,7 @@ from filelock import FileLock
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
-from her2lib.study import write_text
+from her2lib.study import cores, read_json, write_text
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # named, so that no rarer decoder (PostScript, PSD) meets a stranger's file
 MAX_PX, MIN_SIDE_PX, MAX_BYTES = 8192**2, 32, 2**28
@@ -91,11 +91,6 @@ def ahead(work, items, *, workers=None):
         pool.shutdown(cancel_futures=True)
 
 
-def cores():
-    """int, processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
 def _stamp(path):
     """[bytes, mtime, ctime] of a file, or what is wrong with it; ctime moves even where a copy keeps size and mtime."""
     try:
@@ -156,8 +151,7 @@ def _verify(image, data, deep):
 
 def _remembered(cache):
     """dict path -> [stamp, deep, facts...] from earlier calls."""
-    file = Path(cache, "files.json") if cache else None
-    return json.loads(file.read_text()) if file and file.exists() else {}
+    return read_json(Path(cache, "files.json")) if cache else {}
 
 
 def _remember(cache, fresh):
@@ -167,6 +161,6 @@ def _remember(cache, fresh):
     try:
         Path(cache).mkdir(parents=True, exist_ok=True)
         with FileLock(Path(cache, "files.lock")):
-            write_text(Path(cache, "files.json"), json.dumps(_remembered(cache) | fresh))
+            write_text(Path(cache, "files.json"), json.dumps(_remembered(cache) | fresh))  # in one line: 100,000 files are many
     except OSError as error:
         warnings.warn(f"{cache}: file checks are not kept ({error.strerror}), so the next call repeats them.", stacklevel=3)

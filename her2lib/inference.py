@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,12 @@ from tqdm.auto import tqdm
 
 from her2lib import attribute, cohort, models, patches, plots, slides, store, train
 from her2lib import study as study_
-from her2lib.images import DataError, ahead, pixels, probe
+from her2lib.images import FORMATS, DataError, ahead, pixels, probe
 from her2lib.intervals import Counted, bootstrap, mean
 from her2lib.scores import SCORES, name
 
 NEIGHBOURS, QUANTILE, FOLDS = 5, 0.99, 5
+KNOWN = ["patch", "path", "slide", "patient", "x", "y", "mpp", "dab"]  # of a patch before it is scored; NaN where it is not
 BLOCK = 4  # fields a side: what the bootstrap draws whole, because neighbours share tissue, stain and cut
 SHARE = 0.1
 PART = 64  # patches decoded, scored and mapped at a time, so memory stays flat over a slide of 10,000
@@ -63,19 +63,20 @@ def score(paths, run, *, folder, maps=200, device=None, progress=True, **tiling)
     rows, problems = gather(paths, folder, progress=progress, **tiling)
     if not len(rows):
         raise DataError("There is nothing to score. " + " ".join(problems))
-    notes = [*([f"COLLAPSED: this run {info['verdict']}; its scores, maps and distances mean nothing."] if info["verdict"] else []), *notes]
-    notes += _fields_differ(rows, familiar, net.side_px)
+    if info["verdict"]:
+        notes.insert(0, f"COLLAPSED: this run {info['verdict']}; its scores, maps and distances mean nothing.")
+    notes += _fields_differ(rows, familiar)
     table = _scored(net.to(device), rows, familiar, folder, maps, device, problems, progress)
     if maps < len(table):
         notes.append(f"Maps were drawn for {maps} of {len(table)} patches, evenly chosen; --maps N draws more.")
     summed = summary(table)
     for slide, part in table[table.x.notna()].groupby("slide"):
         _heat(slide, part, folder)
-    notes += [RULE if len(summed) else "", RESEARCH]
+    notes += [RULE] * bool(len(summed)) + [RESEARCH]
     study_.write_table(folder / "scores.csv", table)
     study_.write_table(folder / "slides.csv", summed)
-    study_.write_text(folder / "notes.txt", "\n".join([*filter(None, notes), *problems]) + "\n")
-    return table, summed, list(filter(None, notes)), problems
+    study_.write_text(folder / "notes.txt", "\n".join([*notes, *problems]) + "\n")
+    return table, summed, notes, problems
 
 
 def gather(paths, folder, *, progress=True, **tiling):
@@ -120,8 +121,8 @@ def familiarity(net, info, run, *, device, progress=True):
 
 def training(run, info, *, progress=True):
     """(Patches a run was trained on, ""), or (None, a sentence why they are not at hand)."""
-    receipt = run / "done.json"
-    written = json.loads(receipt.read_text())["parameters"]["study"] if receipt.is_file() else run.resolve().parents[1].name
+    receipt = study_.read_json(run / "done.json")
+    written = receipt["parameters"]["study"] if receipt else run.resolve().parents[1].name
     try:
         study, axes = study_.load(written), info["parameters"]
         if not study.cohort_path.exists():
@@ -225,7 +226,7 @@ def _overlays(net, images, rows, method, folder):
                         colour=plots.RED if odd else plots.INK)
             plots.overlay(np.asarray(shown), heat, right, title=f"scored {row.score} ({row.confidence:.0%})\n{caption}")
             right.set_xlabel(f"{plots.SCALING}\n{RESEARCH}", fontsize=6.5)
-            study_.write_bytes(folder / row.map, plots.image_bytes(figure)[0])
+            study_.write_bytes(folder / row.map, plots.image_bytes(figure))
             plots.close(figure)
 
 
@@ -239,7 +240,7 @@ def _heat(slide, part, folder):
     plots.fields(thumbnail, boxes, part.expected, left, high=3.0, title=f"{slide}: expected score of each patch (0 to 3)")
     plots.fields(thumbnail, boxes, part.dab, right, high=None, title="Null: share of the patch with DAB over 0.15, no network")
     left.set_xlabel(RESEARCH, fontsize=8)
-    study_.write_bytes(folder / f"{slide}_heat.png", plots.image_bytes(figure)[0])
+    study_.write_bytes(folder / f"{slide}_heat.png", plots.image_bytes(figure))
     plots.close(figure)
 
 
@@ -258,13 +259,13 @@ def _listed(path, problems):
     csv = path if path.suffix.lower() == ".csv" else path / "manifest.csv"
     table, found = patches.read(path)
     problems += [f"{row.file} is left out: {row.problem}; {row.remedy}." for row in found[found.severity == "error"].itertuples()]
-    more = pd.read_csv(csv, dtype=str, keep_default_na=False).drop_duplicates("path") if "x" in csv.open().readline() else None
-    table = table.rename(columns={"name": "patch"}).assign(x=np.nan, y=np.nan, dab=np.nan)
-    if more is not None and {"x", "y", "dab"} <= set(more):
+    table, more = table.rename(columns={"name": "patch"}), patches.cells(csv)
+    if {"path", "x", "y", "dab"} <= set(more):  # made by `her2 tile`
+        more = more.drop_duplicates("path")
         more.index = [os.path.join(csv.parent, path) for path in more.path]
         places = more[["x", "y", "dab"]].apply(pd.to_numeric, errors="coerce")
         table[["x", "y", "dab"]] = places.reindex(table.path).to_numpy()
-    return table[["patch", "path", "slide", "patient", "x", "y", "mpp", "dab"]]
+    return table.reindex(columns=KNOWN)
 
 
 def _loose(path, problems):
@@ -274,8 +275,7 @@ def _loose(path, problems):
     for row in facts[facts.fault != ""].itertuples():
         _, wrong, remedy = patches.PROBLEMS[row.fault]
         problems.append(f"{row.patch} is left out: {wrong.format(row.detail)}; {remedy}.")
-    table = facts[facts.fault == ""].assign(slide="", patient="", x=np.nan, y=np.nan, mpp=np.nan, dab=np.nan)
-    return table[["patch", "path", "slide", "patient", "x", "y", "mpp", "dab"]]
+    return facts[facts.fault == ""].assign(slide="", patient="").reindex(columns=KNOWN)
 
 
 def _decoded(path, side_px):
@@ -293,12 +293,14 @@ def _file_names(rows):
     return {row: f"{row:05d}_{name}" if twice[row] else name for row, name in names.items()}
 
 
-def _fields_differ(rows, familiar, side_px):
+def _fields_differ(rows, familiar):
     """list of str, a caution when new patches show another length of tissue than the training patches did."""
     if familiar is None or np.isnan(familiar.field_um) or not rows.mpp.notna().any():
         return []
     row = rows[rows.mpp.notna()].iloc[0]
-    field = row.mpp * min(pixels(row.path).size)
+    with Image.open(row.path, formats=FORMATS) as image:  # its header: a patch that does not decode is named later
+        field = row.mpp * min(image.size)
+    if 0.8 < field / familiar.field_um < 1.25:
+        return []
     return [f"The first patch shows {field:.0f} micrometres a side, the training patches {familiar.field_um:.0f}: cells look "
-            f"{familiar.field_um / field:.1f} times their size in training. Cut with another --mpp or --side."] if not (
-                0.8 < field / familiar.field_um < 1.25) else []
+            f"{familiar.field_um / field:.1f} times their size in training. Cut with another --mpp or --side."]

@@ -132,16 +132,6 @@ def _soften(canvas, share):
     canvas.defocus = share if canvas.defocus is None else np.maximum(canvas.defocus, share)
 
 
-PAINTERS = {
-    "blush": _blush,
-    "stromal_blush": _stromal_blush,
-    "edge": _edge,
-    "necrosis": _necrosis,
-    "haemosiderin": _haemosiderin,
-    "crushed": _crushed,
-    "folds": _folds,
-    "dust": _dust,
-    "bubbles": _bubbles,
-    "pen": _pen,
-    "out_of_focus": _out_of_focus,
-}
+PAINTERS = {painter.__name__[1:]: painter for painter in (  # by name, in the order in which they are painted
+    _blush, _stromal_blush, _edge, _necrosis, _haemosiderin, _crushed, _folds, _dust, _bubbles, _pen, _out_of_focus,
+)}  # fmt: skip

@@ -1,8 +1,8 @@
 """The networks of the study under one contract: forward is fast, tap hands over the insides; and the frozen-feature probe."""
 
 import hashlib
+import io
 import math
-import os
 import pickle
 import warnings
 from contextlib import contextmanager
@@ -29,6 +29,7 @@ from torchvision.transforms.v2 import functional as tv
 from tqdm.auto import tqdm
 
 from her2lib.scores import SCORES, nearest
+from her2lib.study import write_bytes
 
 BACKBONES = {  # timm's names with the tag of the ImageNet weights
     "resnet18": "resnet18.tv_in1k",  # torchvision's own, what "ImageNet-pretrained ResNet18" means in most studies
@@ -163,10 +164,8 @@ def probe(name, images, *, folder, weights="imagenet", batch=32, seed=0, progres
     path = Path(folder) / f"probe-{key.hexdigest()[:24]}.npy"
     if not path.exists():
         features = _encode(_encoder(name, weights, seed, options), images, batch, progress)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial_path := path.with_name(f"{path.name}.{os.getpid()}.tmp"), "wb") as file:
-            np.save(file, features)
-        os.replace(partial_path, path)
+        np.save(buffer := io.BytesIO(), features)
+        write_bytes(path, buffer.getvalue())
     return np.load(path)
 
 

@@ -1,7 +1,7 @@
 """From stain on glass to a scanned picture: Beer-Lambert in optical density, uneven light, focus, scanner, noise, JPEG."""
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -50,25 +50,19 @@ def draw(rng, *, laboratory=0):
     )
 
 
-def plain(optics):
-    """Optics without sharpening, noise and compression loss: what the stain alone would look like."""
-    return replace(optics, sharpen=0.0, noise=0.0, jpeg=0, tilt=(0.0, 0.0))
-
-
 def develop(optics, dyes, *, mpp, rng, defocus=None):
     """(H,W,3) uint8 picture of {dye: (H,W) density, base 10}; a dye is one of optics or a grey, defocus (H,W) is 0..1."""
     vectors = {"grey": (1.0, 1.0, 1.0), "pigment": PIGMENT, **vars(optics)}
     dyes = [(density, vectors[name]) for name, density in dyes.items()]
     height, width = dyes[0][0].shape
     light = _light(optics, height, width)
-    noise = rng.standard_normal((height, width), np.float32) if optics.noise else None
+    noise = rng.standard_normal((height, width), np.float32)  # mostly shared by the channels after demosaicking
     picture = np.empty((height, width, 3), np.uint8)
     for channel in range(3):
         density = sum(d * np.float32(v[channel]) for d, v in dyes)
         seen = np.exp(density * np.float32(-np.log(10))) * light * np.float32(optics.glass[channel])
         seen = _scan(optics, seen, mpp, defocus)
-        if noise is not None:  # sensor noise is mostly shared by the channels after demosaicking
-            seen += noise * np.float32(optics.noise) * np.sqrt(np.maximum(seen, 1) / 255)
+        seen += noise * np.float32(optics.noise) * np.sqrt(np.maximum(seen, 1) / 255)
         picture[..., channel] = np.clip(seen + 0.5, 0, 255)
     return _jpeg(picture, optics.jpeg)
 
@@ -89,9 +83,7 @@ def _scan(optics, seen, mpp, defocus):
     if defocus is not None:
         blurred = ndimage.gaussian_filter(seen, 2.2 / mpp, truncate=2)
         sharp += (blurred - sharp) * defocus
-    if optics.sharpen:
-        sharp += np.float32(optics.sharpen) * (sharp - ndimage.gaussian_filter(sharp, optics.sharpen_um / mpp, truncate=3))
-    return sharp
+    return sharp + np.float32(optics.sharpen) * (sharp - ndimage.gaussian_filter(sharp, optics.sharpen_um / mpp, truncate=3))
 
 
 def _jpeg(picture, quality):

@@ -1,5 +1,7 @@
 """Stain on anatomy: the optical density of every dye in one window of tissue, and masks of what was painted."""
 
+from functools import cache
+
 import numpy as np
 from PIL import Image
 from scipy import ndimage
@@ -79,15 +81,11 @@ def _fibres(canvas):
     return tile.ravel()[rows * 1024 + columns]
 
 
-_TILES = []
-
-
+@cache
 def _tile():
-    if not _TILES:
-        raw = np.random.default_rng(0).standard_normal((1024, 1024))
-        raw = sum(ndimage.gaussian_filter(raw, (s, 1.5 * s), mode="wrap") * s**0.45 for s in (0.9, 1.8, 3.6))
-        _TILES.append((raw / raw.std()).astype(np.float32))
-    return _TILES[0]
+    raw = np.random.default_rng(0).standard_normal((1024, 1024))
+    raw = sum(ndimage.gaussian_filter(raw, (s, 1.5 * s), mode="wrap") * s**0.45 for s in (0.9, 1.8, 3.6))
+    return (raw / raw.std()).astype(np.float32)
 
 
 def _loose_cells(canvas, cells):

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from her2lib import scores
-from her2lib.images import FAULTS, DataError, ahead, pixels, probe
-from her2lib.splits import groups, split, subset
+from her2lib.images import FAULTS, DataError, pixels, probe
+from her2lib.splits import split, subset
 
-__all__ = ["DataError", "Patches", "ahead", "check", "groups", "pixels", "probe", "read", "split", "stop_on_errors", "subset"]
+__all__ = ["DataError", "Patches", "cells", "check", "pixels", "read", "split", "stop_on_errors", "subset"]
 COLUMNS = ("name", "path", "score", "slide", "patient", "mpp", "set", "he")
 WORDS = ("file", "path", "word", "slide", "patient", "mpp", "set", "he")  # a patch as written, before it is judged
 SETS = {"": "", "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
@@ -84,9 +84,9 @@ def read(path, *, allow_outside=False, deep=False, cache=None, progress=False):
     return rows[[*COLUMNS, *_raters(rows)]], _problems(found)
 
 
-def check(path, *, deep=True, allow_outside=False, cache=None, progress=True):
+def check(path, *, deep=True, progress=True):
     """(problems, counts): every problem of the data, each image decoded when deep; usable patches per set and score."""
-    table, problems = read(path, deep=deep, allow_outside=allow_outside, cache=cache, progress=progress)
+    table, problems = read(path, deep=deep, progress=progress)
     written = table.score.map(scores.name).rename("score")
     return problems, pd.crosstab(table.set.replace("", "(none)"), written, margins=True, margins_name="all")
 
@@ -98,6 +98,13 @@ def stop_on_errors(problems, *, path):
         first = errors.iloc[0]
         raise DataError(f"{first.file}: {first.problem} ({len(errors)} {'errors' if len(errors) > 1 else 'error'} in all). "
                         f"`her2 check {path}` lists each with its remedy; --skip-bad goes on without these patches.")
+
+
+def cells(path, **options):
+    """DataFrame of str of a CSV file with commas, semicolons or tabs, UTF-8 with or without BOM; options go to pandas."""
+    with open(path, encoding="utf-8-sig") as lines:
+        sign = max(",;\t", key=lines.readline().count)  # spreadsheets of half of Europe write semicolons
+    return pd.read_csv(path, sep=sign, dtype=str, keep_default_na=False, encoding="utf-8-sig", **options)
 
 
 def _layout(path):
@@ -189,12 +196,9 @@ def _walk(folder, found):
 
 
 def _csv(path, *needed):
-    """DataFrame of str, columns in lower case, of a CSV file with commas, semicolons or tabs, UTF-8 with or without BOM."""
+    """DataFrame of str, as cells() but stripped, columns in lower case, those needed among them."""
     try:
-        with path.open(encoding="utf-8-sig") as lines:
-            head = lines.readline()
-        frame = pd.read_csv(path, sep=max(",;\t", key=head.count), dtype=str, keep_default_na=False, index_col=False,
-                            encoding="utf-8-sig", skipinitialspace=True)
+        frame = cells(path, index_col=False, skipinitialspace=True)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: save it as 'CSV UTF-8'.") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:

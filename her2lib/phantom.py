@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,8 +16,9 @@ from her2lib.mislead import mislead
 from her2lib.paint import paint
 from her2lib.scores import SCORES
 from her2lib.specimen import MISLEADERS, MIX, Slide, score_of_cells, slide
+from her2lib.study import cores, read_json, write_bytes, write_table, write_text
 
-__all__ = ["MISLEADERS", "Phantom", "Slide", "beside", "cells", "patch", "place", "score_of_cells", "slide", "write"]
+__all__ = ["MISLEADERS", "Phantom", "Slide", "beside", "patch", "place", "score_of_cells", "slide", "write"]
 VERSION = 2  # of the pictures: a folder that another version began is not gone on with
 EXTERNAL = (0, 134, 38, 109)  # patches of 0, 1+, 2+, 3+ in the study's external set, from 19 patients
 _STUDY_PATIENTS = 19 / 281
@@ -54,14 +54,6 @@ def patch(seed, *, side_px=1024, mpp=0.5, score=None, slide=None, truth=True, at
     return Phantom(image, masks, shown, score, misleaders, plan, (window.x_um, window.y_um), pink)
 
 
-def cells(seed, *, side_px=1024, mpp=0.5, score=None, slide=None, at_um=None, **switches):
-    """(cell table, score) of patch(seed, ...), without painting it."""
-    plan, _, rng = specimen.set_up(seed, score, slide, switches)
-    window, *_, table = specimen.find(plan, rng, side_px * mpp, score, at_um)
-    score, shown = specimen.decide(table, window, mpp)
-    return shown, score
-
-
 def place(seed, slide, *, side_um, score=None, **switches):
     """(x, y) in micrometres, the corner of a window that shows tissue and, where the slide has it, tumour of that score."""
     plan, _, rng = specimen.set_up(seed, score, slide, switches)
@@ -83,38 +75,18 @@ def beside(at_um, slide, *, side_um, empty=False, **switches):
     return at
 
 
-def write(
-    folder,
-    *,
-    patches=400,
-    slides=24,
-    side_px=256,
-    mpp=1.0,
-    seed=0,
-    weak=False,
-    balanced=False,
-    he=False,
-    truth=False,
-    external=0,
-    raters=0,
-    laboratories=1,
-    workers=None,
-    progress=True,
-    **switches,
-):
+def write(folder, *, patches=400, slides=24, side_px=256, mpp=1.0, seed=0, weak=False, balanced=False, he=False, truth=False,
+          external=0, raters=0, laboratories=1, workers=None, progress=True, **switches):  # fmt: skip
     """Path of a BCI-shaped folder of phantoms with phantom.csv; the same call goes on where one was stopped."""
     specimen.set_up(0, None, None, switches)  # refuses a misspelt setting before anything is written
+    settings = dict(version=VERSION, patches=patches, slides=slides, side_px=side_px, mpp=mpp, seed=seed, weak=weak, balanced=balanced,
+                    he=he, truth=truth, external=external, raters=raters, laboratories=laboratories, switches=switches)  # fmt: skip
     folder = Path(folder)
-    settings = dict(version=VERSION, patches=patches, slides=slides, side_px=side_px, mpp=mpp, seed=seed, weak=weak)
-    settings |= dict(balanced=balanced, he=he, truth=truth, external=external, raters=raters)
-    settings |= dict(laboratories=laboratories, switches=switches)
     if _complete(folder, settings):
         return folder
     jobs = _jobs(settings)
-    for name in {".parts"} | {name for job in jobs for name in _folders(job, settings)}:
-        (folder / name).mkdir(parents=True, exist_ok=True)
     left = [job for job in jobs if not (folder / ".parts" / f"{job['id']}.json").exists()]
-    run = joblib.Parallel(workers or os.cpu_count(), return_as="generator_unordered", batch_size=1)
+    run = joblib.Parallel(workers or cores(), return_as="generator_unordered", batch_size=1)
     done = run(joblib.delayed(_write_one)(folder, job, settings) for job in left)
     for _ in tqdm(done, total=len(jobs), initial=len(jobs) - len(left), desc="phantoms", unit="patch", disable=not progress):
         pass
@@ -144,20 +116,17 @@ def _complete(folder, settings):
     """True when folder holds this very set; one begun is gone on with, anything else in it is refused."""
     settings = json.loads(json.dumps(settings))
     for name in ("phantom.json", ".phantom.json"):
-        if (folder / name).exists():
-            held = json.loads((folder / name).read_text(encoding="utf-8"))
+        if held := read_json(folder / name):
             if held != settings:
                 key = next(k for k in sorted(held | settings) if held.get(k) != settings.get(k))
                 was, now = held.get(key), settings.get(key)
                 raise ValueError(f"{folder} holds phantoms made with {key}={was}, not {now}: choose another folder or delete it.")
             if name == "phantom.json":
                 _sweep(folder)
-                return True
-            return False
-    if folder.exists() and any(not path.name.endswith(".tmp") for path in folder.iterdir()):
+            return name == "phantom.json"
+    if folder.exists() and any(not path.name.endswith(".part") for path in folder.iterdir()):
         raise ValueError(f"{folder} holds files that are no phantoms: choose an empty folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    _save(folder / ".phantom.json", _json(settings))
+    write_text(folder / ".phantom.json", _json(settings))
     return False
 
 
@@ -199,25 +168,19 @@ def _every_fifth(scores):
     return test
 
 
-def _folders(job, settings):
-    names = ["external"] if job["set"] == "external" else [f"IHC/{job['set']}"]
-    return names + [f"HE/{job['set']}"] * (settings["he"] and job["set"] != "external") + ["truth"] * settings["truth"]
-
-
 def _write_one(folder, job, settings):
     made = _make(job, settings)
     row = _row(job, made, settings)
-    ihc, *more = _folders(job, settings)
-    _save_picture(folder / ihc / row["name"], made.image)
-    if "HE" in (name[:2] for name in more):
-        _save_picture(folder / more[0] / row["name"], made.he)
+    _save_picture(folder / ("external" if job["set"] == "external" else f"IHC/{job['set']}") / row["name"], made.image)
+    if made.he is not None:
+        _save_picture(folder / "HE" / job["set"] / row["name"], made.he)
     if settings["truth"]:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **made.masks)
         stem = row["name"].removesuffix(".png")
-        _save(folder / "truth" / f"{stem}.npz", buffer.getvalue())
-        _save(folder / "truth" / f"{stem}.csv", made.cells.round(3).to_csv(index=False).encode())
-    _save(folder / ".parts" / f"{job['id']}.json", _json(row))  # last: this patch is done
+        write_bytes(folder / "truth" / f"{stem}.npz", buffer.getvalue())
+        write_table(folder / "truth" / f"{stem}.csv", made.cells.round(3))
+    write_text(folder / ".parts" / f"{job['id']}.json", _json(row))  # last: this patch is done
 
 
 def _make(job, settings):
@@ -227,8 +190,9 @@ def _make(job, settings):
     at = place(pair, plan, side_um=side_um, score=None if settings["weak"] else job["score"], **switches)
     if job["place"] % 2:  # every second patch touches the one before it
         at = beside(at, plan, side_um=side_um, empty=settings["weak"], **switches)
-    options = {name: settings[name] for name in ("side_px", "mpp", "truth", "he")}
-    return patch([*pair, job["place"]], slide=plan, at_um=at, **options, **switches)
+    options = {name: settings[name] for name in ("side_px", "mpp", "truth")}
+    he = settings["he"] and job["set"] != "external"  # the external set is IHC alone
+    return patch([*pair, job["place"]], slide=plan, at_um=at, he=he, **options, **switches)
 
 
 def _row(job, made, settings):
@@ -258,36 +222,30 @@ def _rate(score, settings, seed):
 
 
 def _finish(folder, settings, jobs):
-    rows = pd.DataFrame([json.loads((folder / ".parts" / f"{job['id']}.json").read_text(encoding="utf-8")) for job in jobs])
-    _save(folder / "phantom.csv", rows.to_csv(index=False).encode())
+    rows = pd.DataFrame([read_json(folder / ".parts" / f"{job['id']}.json") for job in jobs])
+    write_table(folder / "phantom.csv", rows)
     if settings["external"]:
         outside = rows[rows.set == "external"].rename(columns={"name": "path"})
         columns = ["path", "score", "slide", "patient", "mpp", *[name for name in rows if name.startswith("rater_")]]
-        _save(folder / "external" / "manifest.csv", outside[columns].to_csv(index=False).encode())
-    _save(folder / "phantom.json", _json(settings))
+        write_table(folder / "external" / "manifest.csv", outside[columns])
+    write_text(folder / "phantom.json", _json(settings))
     _sweep(folder)
     return folder
 
 
 def _sweep(folder):
     """Removes what an unfinished or killed call left."""
-    for path in (*folder.rglob(".*.tmp"), *folder.glob(".parts/*.json"), folder / ".phantom.json"):
+    for path in (*folder.rglob(".*.part"), *folder.glob(".parts/*.json"), folder / ".phantom.json"):
         path.unlink(missing_ok=True)
     if (folder / ".parts").exists():
         (folder / ".parts").rmdir()
 
 
 def _json(value):
-    return json.dumps(value, indent=1).encode()
-
-
-def _save(path, content):
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    return json.dumps(value, indent=1)
 
 
 def _save_picture(path, picture):
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", compress_level=1)  # 6 is four times slower for 3 % less
-    _save(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())

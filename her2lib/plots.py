@@ -9,6 +9,7 @@ from matplotlib import pyplot as plt
 from her2lib.scores import COLOURS, SCORES
 
 INK, GREY, RED = "#222222", "#999999", "#cc3311"
+OPACITY = 0.75  # of a map over its patch where it is highest
 SCALING = "positive part of the map, divided by its largest value in the patch, bilinear to the patch's size"
 matplotlib.rcParams.update({
     "font.size": 12, "axes.titlesize": 13, "axes.labelsize": 12, "axes.spines.top": False, "axes.spines.right": False,
@@ -23,13 +24,12 @@ def panels(rows=1, columns=1, *, width=4.2, height=3.6):
     return figure, axes.ravel()
 
 
-def image_bytes(figure, *, photo=False, dpi=96, kind=None):
-    """(bytes, mime type) of a figure: PNG for drawings, JPEG for photographs, or the kind asked for (png, svg)."""
-    kind = kind or ("jpeg" if photo else "png")
+def image_bytes(figure, *, dpi=96, kind="png"):
+    """bytes of a figure as png, jpeg (for photographs) or svg."""
     buffer = io.BytesIO()
     options = {"pil_kwargs": {"quality": 82}} if kind == "jpeg" else {}
     figure.savefig(buffer, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None, **options)
-    return buffer.getvalue(), {"svg": "image/svg+xml"}.get(kind, f"image/{kind}")
+    return buffer.getvalue()
 
 
 def close(figure):
@@ -53,20 +53,20 @@ def counts(table, ax):
     return ax
 
 
-def curves(history, ax, *, what="accuracy", null=None, null_name="always the commonest score"):
+def curves(history, ax, *, what="accuracy", null=None):
     """ax with training and validation curves by epoch; epoch 0 is the network before training."""
     for column, colour, name in ((f"train_{what}", GREY, "training"), (f"val_{what}", COLOURS[3], "validation")):
         if column in history:
             ax.plot(history["epoch"], history[column], "o-", ms=4, color=colour, label=name)
     if null is not None:
-        ax.axhline(null, color=INK, ls=":", lw=1.2, label=null_name)
+        ax.axhline(null, color=INK, ls=":", lw=1.2, label="always the commonest score")
     ax.set(xlabel="epoch (0 = before training)", ylabel=what.replace("_", " "))
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     ax.legend(fontsize=10)
     return ax
 
 
-def confusion(matrix, ax, *, title="", names=SCORES, rows="true score", columns="predicted score"):
+def confusion(matrix, ax, *, title=""):
     """ax with a confusion matrix: colour is the share of the row, each cell says share and count; (4,4) counts."""
     matrix = np.asarray(matrix, float)
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -76,72 +76,63 @@ def confusion(matrix, ax, *, title="", names=SCORES, rows="true score", columns=
         weight = "bold" if row == column else "normal"
         ax.text(column, row - 0.1, f"{100 * value:.0f} %", ha="center", va="center", color=colour, size=15, weight=weight)
         ax.text(column, row + 0.24, f"{matrix[row, column]:.0f}", ha="center", va="center", color=colour, size=10)
-    labels = [f"{name}\n(n={total:.0f})" for name, total in zip(names, matrix.sum(1), strict=True)]
-    ax.set(xticks=range(len(names)), xticklabels=names, yticks=range(len(names)), yticklabels=labels,
-           xlabel=columns, ylabel=rows, title=title)
+    labels = [f"{name}\n(n={total:.0f})" for name, total in zip(SCORES, matrix.sum(1), strict=True)]
+    ax.set(xticks=range(len(SCORES)), xticklabels=SCORES, yticks=range(len(SCORES)), yticklabels=labels,
+           xlabel="predicted score", ylabel="true score", title=title)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     return ax
 
 
-def forest(table, ax, *, null=None, percent=False):
+def forest(table, ax, *, null=None):
     """ax with one dot and interval per row; table: name, value, low, high and optional null (bool, drawn grey)."""
-    scale = 100 if percent else 1
     for row, item in enumerate(table.itertuples()):
         colour = GREY if getattr(item, "null", False) else INK
-        ax.plot([item.low * scale, item.high * scale], [row, row], color=colour, lw=2.5, solid_capstyle="round")
-        ax.plot(item.value * scale, row, "o", color=colour, ms=8)
+        ax.plot([item.low, item.high], [row, row], color=colour, lw=2.5, solid_capstyle="round")
+        ax.plot(item.value, row, "o", color=colour, ms=8)
     if null is not None:
-        ax.axvline(null * scale, color=RED, ls=":", lw=1.2)
+        ax.axvline(null, color=RED, ls=":", lw=1.2)
     ax.set(yticks=range(len(table)), yticklabels=table["name"], ylim=(len(table) - 0.5, -0.5))
     ax.grid(axis="x", color="#dddddd", lw=0.7)
     ax.set_axisbelow(True)
     return ax
 
 
-def matrix(values, ax, *, names, low=None, high=None, vmin=-0.2, vmax=1.0, cmap="viridis", ylabels=None):
-    """ax with a labelled matrix such as kappas between raters; intervals stand under the values; NaN is blank."""
-    values = np.asarray(values, float)
-    ax.imshow(values, cmap=cmap, vmin=vmin, vmax=vmax)
+def matrix(values, ax, *, names, low, high):
+    """ax with the kappas of every two raters, each over its interval; all are (R,R), NaN is blank."""
+    ax.imshow(values, cmap="viridis", vmin=-0.2, vmax=1.0)
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            colour = "white" if (value - vmin) / (vmax - vmin) < 0.6 else INK
-            ax.text(column, row - (0.1 if low is not None else 0), f"{value:.2f}", ha="center", va="center", color=colour, size=12)
-            if low is not None and np.isfinite(low[row, column]) and row != column:
+            colour = "white" if value < 0.52 else INK
+            ax.text(column, row - 0.1, f"{value:.2f}", ha="center", va="center", color=colour, size=12)
+            if np.isfinite(low[row, column]) and row != column:
                 span = f"{low[row, column]:.2f} to {high[row, column]:.2f}"
                 ax.text(column, row + 0.24, span, ha="center", va="center", color=colour, size=7.5)
-    ax.set(xticks=range(len(names)), yticks=range(len(ylabels or names)), yticklabels=ylabels or names)
+    ax.set(xticks=range(len(names)), yticks=range(len(names)), yticklabels=names)
     ax.set_xticklabels(names, rotation=35, ha="right")
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     return ax
 
 
-def strips(values, groups, ax, *, names=SCORES, colours=COLOURS, ylabel=""):
-    """ax with every value as a dot, one column per group, and the median as a bar; groups are integers."""
+def strips(values, scores, ax, *, ylabel):
+    """ax with every value (N,) as a dot, one column per score (N,) int, and the median as a bar."""
     rng = np.random.default_rng(0)
-    for group in range(len(names)):
-        column = np.asarray(values, float)[np.asarray(groups) == group]
-        ax.scatter(group + rng.uniform(-0.25, 0.25, len(column)), column, s=12, color=colours[group % len(colours)], alpha=0.7, lw=0)
+    for score, colour in enumerate(COLOURS):
+        column = np.asarray(values, float)[np.asarray(scores) == score]
+        ax.scatter(score + rng.uniform(-0.25, 0.25, len(column)), column, s=12, color=colour, alpha=0.7, lw=0)
         if len(column):
-            ax.hlines(np.median(column), group - 0.32, group + 0.32, color=INK, lw=2.5)
-    ax.set(xticks=range(len(names)), xticklabels=names, ylabel=ylabel)
+            ax.hlines(np.median(column), score - 0.32, score + 0.32, color=INK, lw=2.5)
+    ax.set(xticks=range(len(SCORES)), xticklabels=SCORES, ylabel=ylabel)
     return ax
 
 
-def lines(table, ax, *, x, y, by=None, low=None, high=None, log=False, xlabel=None, ylabel=None):
-    """ax with one line per value of `by` through the rows of a tidy table, with an optional interval band."""
-    groups = table.groupby(by, sort=False) if by else [("", table)]
-    for number, (name, part) in enumerate(groups):
-        part = part.sort_values(x)
-        (line,) = ax.plot(part[x], part[y], "o-", label=str(name), ms=5, color=COLOURS[(3 - number) % 4])
-        if low:
-            ax.fill_between(part[x], part[low], part[high], color=line.get_color(), alpha=0.15, lw=0)
-    if log:
-        ax.set_xscale("log")
-    if by:
-        ax.legend(fontsize=10)
-    ax.set(xlabel=xlabel or x, ylabel=ylabel or y)
+def lines(table, ax, *, x, y, low, high, xlabel, ylabel):
+    """ax with a line through the rows of a tidy table, in a band for their intervals; x, y, low, high name its columns."""
+    table = table.sort_values(x)
+    ax.plot(table[x], table[y], "o-", ms=5, color=COLOURS[3])
+    ax.fill_between(table[x], table[low], table[high], color=COLOURS[3], alpha=0.15, lw=0)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     return ax
 
 
@@ -218,7 +209,7 @@ def maps(image, heats, axes, *, bar=True):
         overlay(image, heat, ax, title=title)
     if bar:
         level = np.linspace(0, 1, 256)[:, None]
-        seen = 1 - 0.75 * level * (1 - matplotlib.colormaps["inferno"](level[:, 0])[:, :3])  # as overlay lays it over white
+        seen = 1 - OPACITY * level * (1 - matplotlib.colormaps["inferno"](level[:, 0])[:, :3])  # as overlay lays it over white
         scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), matplotlib.colors.ListedColormap(seen))
         axes[-1].figure.colorbar(scale, ax=axes[-1], shrink=0.8, ticks=[0, 0.5, 1])
     return axes
@@ -227,34 +218,29 @@ def maps(image, heats, axes, *, bar=True):
 def patch(image, ax, *, title="", colour=INK):
     """ax with one patch, (3,H,W) uint8 tensor or (H,W,3) array, with a title in the colour of its verdict."""
     ax.imshow(picture(image))
-    ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize=9.5, color=colour)
-    ax.spines[:].set_visible(False)
-    return ax
+    return _bare(ax)
 
 
-def overlay(image, heat, ax, *, title="", colour=INK, opacity=0.75):
-    """ax with a map over a grey patch; drawn by SCALING, opacity grows with the map."""
-    picture_ = picture(image)
-    ax.imshow(picture_.mean(2), cmap="gray", vmin=0, vmax=255)
-    shown = drawn(heat, picture_.shape[:2])
-    ax.imshow(shown, cmap="inferno", vmin=0, vmax=1, alpha=opacity * shown)
-    ax.set(xticks=[], yticks=[])
-    ax.set_title(title, fontsize=9.5, color=colour)
-    ax.spines[:].set_visible(False)
-    return ax
+def overlay(image, heat, ax, *, title=""):
+    """ax with a map over a grey patch; drawn by SCALING, opacity grows with the map to OPACITY."""
+    grey = picture(image).mean(2)
+    ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
+    shown = drawn(heat, grey.shape)
+    ax.imshow(shown, cmap="inferno", vmin=0, vmax=1, alpha=OPACITY * shown)
+    ax.set_title(title, fontsize=9.5, color=INK)
+    return _bare(ax)
 
 
-def fields(image, boxes, values, ax, *, high=None, title="", cmap="inferno"):
+def fields(image, boxes, values, ax, *, high=None, title=""):
     """ax with a value on each field (x, y, side in px of the image) over a slide's grey overview, and the scale beside it."""
     ax.imshow(picture(image).mean(2), cmap="gray", vmin=0, vmax=255)
     squares = [plt.Rectangle((x, y), side, side) for x, y, side in boxes]
-    squares = matplotlib.collections.PatchCollection(squares, cmap=cmap, alpha=0.65, lw=0)
+    squares = matplotlib.collections.PatchCollection(squares, cmap="inferno", alpha=0.65, lw=0)
     squares.set(array=np.asarray(values, float), clim=(0, high or max(float(np.nanmax(values)), 1e-9)))
     ax.figure.colorbar(ax.add_collection(squares), ax=ax, shrink=0.7)
-    ax.set(xticks=[], yticks=[], title=title)
-    ax.spines[:].set_visible(False)
-    return ax
+    ax.set_title(title)
+    return _bare(ax)
 
 
 def steps(image, features, weights, heat, axes):
@@ -280,12 +266,11 @@ def steps(image, features, weights, heat, axes):
     return axes
 
 
-def gallery(images, titles, *, right=None, heats=None, columns=4, width=3.1):
+def gallery(images, titles, *, right=None, heats=None, columns=4):
     """figure of patches with their captions, green-blue when right and red when wrong, a map under each when given."""
-    rows = -(-len(images) // columns)
+    rows = max(1, -(-len(images) // columns))
     tall = 2 if heats is not None else 1
-    size = (width * columns, (width + 0.55) * max(rows, 1) * tall)
-    figure, axes = plt.subplots(max(rows, 1) * tall, columns, figsize=size, squeeze=False)
+    figure, axes = plt.subplots(rows * tall, columns, figsize=(3.1 * columns, 3.65 * rows * tall), squeeze=False)
     for ax in axes.ravel():
         ax.axis("off")
     if not len(images):
@@ -311,6 +296,12 @@ def drawn(heat, shape):
 
     heat = np.maximum(np.asarray(heat, float), 0)
     return resize(heat, shape, order=1, mode="edge", anti_aliasing=False) / (heat.max() or 1.0)
+
+
+def _bare(ax):
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    return ax
 
 
 def _on(colour):

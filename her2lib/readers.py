@@ -1,19 +1,19 @@
 """Readers: blinded sheets out, readings in, consensus into the manifest; and the ledger of looks at the external set."""
 
-import contextlib
 import json
 import os
 import secrets
 import shutil
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from her2lib import scores
 from her2lib.agreement import given as votes_of
+from her2lib.patches import cells, read
 from her2lib.study import fingerprint, made, write_table, write_text
 
 TIDY = ["patch", "rater", "reading", "score"]
@@ -147,8 +147,6 @@ def together(places, *, patches):
 
 def into(manifest, ratings, *, how="majority"):
     """Sentences after writing readings and their consensus into a manifest.csv; the scores that stood there stay as score_given."""
-    from her2lib.patches import read
-
     file = Path(manifest) / "manifest.csv" if Path(manifest).is_dir() else Path(manifest)
     table, _ = read(file)
     written = _csv(file)
@@ -184,8 +182,9 @@ def merge(table, ratings, *, how="majority", given=None):
 def look(ledger, *, run, fingerprint, settings=""):
     """(number, sentence) of a look at the external set, kept in a CSV; equal fingerprint and settings are the same look."""
     settings = settings if isinstance(settings, str) else json.dumps(settings, sort_keys=True, default=str)
-    with _alone(Path(ledger)):
-        table = _csv(ledger) if Path(ledger).is_file() else pd.DataFrame(columns=LEDGER)
+    ledger = Path(ledger)
+    with FileLock(made(ledger.parent) / f".{ledger.name}.lock"):  # notebooks run side by side: two looks at once must not lose one
+        table = _csv(ledger) if ledger.is_file() else pd.DataFrame(columns=LEDGER)
         mine = table[table.run == run]
         same = mine[(mine.fingerprint == fingerprint) & (mine.settings == settings)]
         number = int(same.look.iloc[0]) if len(same) else len(mine) + 1
@@ -218,29 +217,10 @@ def _checked(table, patches, file):
 
 def _csv(path, header=0):
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            sign = max(",;\t", key=file.readline().count)  # spreadsheets of half of Europe write semicolons
-        return pd.read_csv(path, dtype=str, keep_default_na=False, header=header, encoding="utf-8-sig", sep=sign)
+        return cells(path, header=header)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{Path(path).name} is not a CSV in UTF-8 ({error}): save it as one.") from error
 
 
 def _folder(reader):
     return "".join(sign if sign.isalnum() or sign in "-_" else "_" for sign in str(reader).strip())
-
-
-@contextlib.contextmanager
-def _alone(file):
-    lock, start = made(file.parent) / f".{file.name}.lock", time.monotonic()
-    while True:  # notebooks run side by side: two looks at once must not lose one
-        try:
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
-            break
-        except FileExistsError:
-            if time.monotonic() - start > 10:
-                raise TimeoutError(f"{lock} has stood for 10 s: if nothing is running, delete it.") from None
-            time.sleep(0.02)
-    try:
-        yield
-    finally:
-        lock.unlink()

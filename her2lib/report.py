@@ -55,8 +55,8 @@ def collapsed_runs(study, records):
     names = names_of(study)
     bad = [(name, run["verdict"]) for name, run in records.items() if run.get("verdict")]
     if not bad:
-        none = f"None of the {len(records)} finished runs collapsed (one score for every patch, or no better than the commonest)."
-        return Html(f"<p>{none}</p>")
+        return paragraphs([f"None of the {len(records)} finished runs collapsed "
+                           "(one score for every patch, or no better than the commonest)."])
     items = "".join(f"<li><span class=collapsed>{html.escape(names[run])}</span> ({html.escape(run)}) COLLAPSED: {html.escape(why)}</li>"
                     for run, why in bad)
     return Html(f"<p>Of {len(records)} finished runs, {len(bad)} collapsed; their numbers mean nothing:</p><ul>{items}</ul>")
@@ -95,15 +95,12 @@ def shifts(book, tables, *, source):
 
 def published(book, study, numbers):
     """Html table of published accuracies beside ours, only where network and set correspond; the caption says what that is worth."""
-    names = {}
-    for run, name in names_of(study).items():
-        if study.run(run)["twin"] == "none":
-            names.setdefault(study.run(run)["network"], {})[name] = None
-    table = numbers[numbers["metric"] == "accuracy"].set_index(["set", "run"])
+    names, runs = names_of(study), [run for run in study.runs() if run["twin"] == "none"]
+    table = numbers[numbers["metric"] == "accuracy"].drop_duplicates(["set", "run"]).set_index(["set", "run"])  # 93 says some again
     book.rows |= {row["id"]: row for row in table.reset_index().to_dict("records")}
     rows, file = {}, located(study.published["file"]) if study.published["file"] else ROOT / "studies" / "published.toml"
     for claim in tomllib.loads(file.read_text(encoding="utf-8"), parse_float=str).get("rate", []):  # str: as it was printed
-        own = names.get(claim.get("network"), {})
+        own = dict.fromkeys(names[run["run"]] for run in runs if run["network"] == claim.get("network"))
         for name in [name for name in own if (claim.get("set"), name) in table.index]:
             what = f"{claim['what']} ({claim.get('where', '')})" + f"; here {name}" * (len(own) > 1)
             rows[what] = ["about " * bool(claim.get("about")) + f"{claim['value']} %", table.at[(claim["set"], name), "id"]]

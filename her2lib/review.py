@@ -18,9 +18,9 @@ from sklearn.preprocessing import StandardScaler
 
 from her2lib import scores, stain
 
-COSTS = np.array([0.0, 0.5, 0.75, 1.0])  # of 0, 1, 2, 3 steps: any wrong score counts, a far one twice a near one
+COSTS = np.array([0.0, 0.9, 0.95, 1.0])  # of 0, 1, 2, 3 steps, a far one a little more; at 0.5 for one step fewer wrong ones came first
 BLANK = stain.CUTS[0]  # of the DAB rule: below it a patch shows no stained membrane
-LEAK, FAINT = 0.45, 0.065  # DAB read per haematoxylin in all but 5 % of laboratories; the most DAB beyond it in an unstained patch
+FAINT = 0.065  # the most DAB beyond stain.MOST_LEAK in an unstained patch
 NEIGHBOURS = 10
 SMOOTH_PX, COARSE_PX, STRIP_PX = 1.0, 8.0, 512  # of border strips: grain goes, nuclei and membranes stay, broad shading goes
 TWIN = 0.95  # correlation of two 32 px thumbnails that show the same place
@@ -39,9 +39,9 @@ def measured(images, *, mpp=None):
 
 def excess(images, *, mpp=None):
     """(N,) float, the 99 % quantile of DAB optical density beyond what haematoxylin leaks into it, at about 1 um, of (N,3,H,W)."""
-    um = stain.FIELD_UM / max(images.shape[-2:]) if mpp is None or np.isnan(mpp) else mpp
-    blue, brown = torch.nn.functional.avg_pool2d(stain.unmix(images, white="glass"), max(1, round(1 / um))).flatten(2).unbind(1)
-    return np.quantile((brown - LEAK * blue).numpy(), 0.99, axis=1)
+    small = torch.nn.functional.avg_pool2d(stain.unmix(images, white="glass"), max(1, round(stain.px(images, 1.0, mpp))))
+    blue, brown = small.flatten(2).unbind(1)
+    return np.quantile((brown - stain.MOST_LEAK * blue).numpy(), 0.99, axis=1)
 
 
 def out_of_fold(features, score, *, units, folds=5, seed=0, learner="trees"):

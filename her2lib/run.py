@@ -305,7 +305,7 @@ def _name(study):
 
 def _check_parameters(notebook, parameters):
     """None; raises for a parameter that the notebook does not have: papermill would only warn, and run its defaults."""
-    tagged = [_source(cell) for cell in _cells(notebook) if "parameters" in cell["metadata"].get("tags", ())]
+    tagged = ["".join(cell["source"]) for cell in _cells(notebook) if "parameters" in cell["metadata"].get("tags", ())]
     nodes = ast.parse("\n".join(tagged)).body
     known = [target.id for node in nodes for target in getattr(node, "targets", ()) if isinstance(target, ast.Name)]
     for word in parameters:
@@ -315,10 +315,6 @@ def _check_parameters(notebook, parameters):
 
 def _cells(notebook):
     return json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
-
-
-def _source(cell):
-    return "".join(cell["source"])
 
 
 def _row(task, state, /, *, seconds=0, tries=0, cell=None, error="", **_):

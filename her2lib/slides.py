@@ -22,9 +22,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from her2lib import screen
-from her2lib.images import DataError, cores
-from her2lib.patches import MPP
-from her2lib.study import made, write_bytes, write_table
+from her2lib.images import DataError
+from her2lib.patches import MPP, cells
+from her2lib.study import cores, made, write_bytes, write_table
 
 SAME = 0.01  # a level whose mpp is this near to the one asked for is taken as it is: resampling would only soften it
 PNG_LEVEL = 1  # eight real patches of 1024 px: 0.085 s and 1.91 MB each; at Pillow's default of 6 0.30 s and 1.91 MB
@@ -103,7 +103,7 @@ def pixel_size(slide, name, given=None):
     if known and given and abs(told[0] / given - 1) > SAME:
         raise DataError(f"{name} states {told[0]:g} micrometres a pixel and --slide-mpp {given:g}: leave the option out, or mend the file.")
     if not known and not given:
-        wrong = "no mpp" if math.isnan(told[0]) else f"mpp {told[0]:g}, which no microscope has"
+        wrong = "no mpp" if any(map(math.isnan, told)) else f"mpp {told[0]:g}, which no microscope has"
         raise DataError(f"{name} states {wrong}: give the micrometres a pixel of its full resolution with --slide-mpp, such as 0.25.")
     return told[0] if known else given
 
@@ -135,6 +135,7 @@ def read_field(slide, grid, x, y):
 
 def _tile_one(path, folder, settings, pool, progress):
     """dict of one slide: facts (a row of slides.csv) and fields (DataFrame), after cutting what earlier calls have not cut."""
+    stat = path.stat()
     with open_slide(path) as slide:
         slide_mpp = pixel_size(slide, path.name, settings["slide_mpp"])
         grid = grid_of(slide, path, mpp=settings["mpp"], side_px=settings["side_px"], slide_mpp=slide_mpp)
@@ -145,7 +146,7 @@ def _tile_one(path, folder, settings, pool, progress):
     fields = screen.plan(grid, tissue, pen, down, settings["tissue"])
     if len(fields):
         weights = screen.dab_tables(white)
-        held = asdict(grid) | settings | {"path": path.name, "file": _stamp(path)}
+        held = asdict(grid) | settings | {"path": path.name, "file": [stat.st_size, stat.st_mtime_ns]}
         _cut_all(fields, home, held, grid, weights, pool, name[:24] if progress else "")
     write_bytes(home / "thumbnail.png", _png(Image.fromarray(picture)))
     write_bytes(home / "overview.png", _png(screen.drawn(picture, fields, grid, down)))
@@ -205,9 +206,7 @@ def _cut(grid, file, x, y, weights):
     return {"reason": "" if sharp >= screen.SHARP else "out of focus", "dab": round(float(dab.mean()), 4), "sharpness": round(sharp, 3)}
 
 
-@lru_cache(maxsize=1)
-def _opened(path):
-    return open_slide(path)
+_opened = lru_cache(maxsize=1)(open_slide)  # a worker cuts one slide after the other
 
 
 def _judged(path, made_):
@@ -240,7 +239,7 @@ def _written(tables, folder, patients):
 
 def read_patients(csv):
     """dict slide -> patient of a table with these columns; empty without one."""
-    table = pd.read_csv(csv, dtype=str, keep_default_na=False, encoding="utf-8-sig") if csv else pd.DataFrame(columns=["slide", "patient"])
+    table = cells(csv) if csv else pd.DataFrame(columns=["slide", "patient"])
     if not {"slide", "patient"} <= set(table) or table.slide.duplicated().any():
         raise DataError(f"{csv} must have the columns slide and patient, and one row for each slide.")
     return {name_of(slide): patient for slide, patient in zip(table.slide, table.patient, strict=True)}
@@ -254,10 +253,6 @@ def name_of(path):
 def _png(image):
     image.save(buffer := io.BytesIO(), "PNG", compress_level=PNG_LEVEL)
     return buffer.getvalue()
-
-
-def _stamp(path):
-    return [path.stat().st_size, path.stat().st_mtime_ns]
 
 
 def _alone(folder):

@@ -23,6 +23,11 @@ GRADES = {  # lowest and highest share of cells of grade 3, 2, 1 on a slide of a
     2: ((0, 0.25, 0.2), (0.06, 0.85, 0.8)),
     3: ((0.3, 0.3, 0.2), (0.95, 0.9, 0.9)),
 }
+RANGES = dict(  # lowest and highest of what slides draw evenly
+    purity=(0, 1.5), drawn_out=(1, 2.4), tumour=(0, 2.6), density=(-0.5, 1.6), coarse=(0.8, 1.5), height_um=(18, 32),
+    chromatin=(0.1, 0.3), pleomorphic=(0.2, 0.8), vessels=(0.1, 0.5), blood=(0.2, 1.2), fat=(1.4, 3.5), crowd=(-0.7, 0.1),
+    loose=(-0.6, 0.6), shrink=(-0.6, 0.4), grain=(0, 1), edge=(1.5, 3.5),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Slide:
     necrosis_um: float = 1e3
 
 
-def slide(seed, *, score=None, laboratory=0, patient=None):
+def slide(seed, *, score=None, laboratory=0):
     """Slide drawn from a seed (an int or several): stain, scanner, patient, anatomy and mix of cells."""
     rng = rng_of(seed, 11)
     score = int(rng.choice(4, p=MIX)) if score is None else int(score)
@@ -77,7 +82,7 @@ def slide(seed, *, score=None, laboratory=0, patient=None):
     return Slide(
         seed=int(rng.integers(2**62)),
         score=score,
-        patient=patient or f"P{np.ravel(seed)[-1]:05d}",
+        patient=f"P{np.ravel(seed)[-1]:05d}",
         laboratory=laboratory,
         optics=optics.draw(rng, laboratory=laboratory),
         levels=_levels(rng),
@@ -93,7 +98,7 @@ def slide(seed, *, score=None, laboratory=0, patient=None):
         cell_um=cell_um,
         nucleus_um=cell_um * rng.uniform(0.33, 0.43),
         normal=max(0.0, rng.uniform(-0.5, 0.7)),
-        **{name: rng.uniform(*ends) for name, ends in _RANGES.items()},
+        **{name: rng.uniform(*ends) for name, ends in RANGES.items()},
     )
 
 
@@ -111,16 +116,16 @@ def set_up(seed, score, plan, switches):
 
 def find(plan, rng, side_um, score=None, at_um=None):
     """(Window, Ground, Cells, cell table) at at_um, or on tissue and, when a score is wanted, on enough tumour of that score."""
-    for _ in range(1 if score is None or at_um is not None else TRIES):
+    wanted = score if at_um is None else None  # a given place is taken as it is
+    for _ in range(TRIES):
         corner = _corner(plan, rng, side_um) if at_um is None else at_um
         window = tissue.Window(float(corner[0]), float(corner[1]), float(side_um))
         ground = tissue.lay_out(plan, window)
         cells = tissue.populate(plan, ground)
         table = _stain(plan, ground, cells)
-        if at_um is not None or score is None:
-            return window, ground, cells, table
-        shown, rows = decide(table, window, 1.0)
-        if shown == score and enough(rows, side_um):
+        if wanted is not None:
+            shown, rows = decide(table, window, 1.0)
+        if wanted is None or (shown == wanted and enough(rows, side_um)):
             return window, ground, cells, table
     raise LookupError(f"No window of {side_um:g} um of this slide shows the score {SCORES[score]}: give another slide or seed.")
 
@@ -159,13 +164,6 @@ def enough(rows, side_um):
 def rng_of(seed, *tags):
     """Generator of a seed (an int or several) and a purpose."""
     return np.random.default_rng([*np.ravel(seed).astype(int).tolist(), *tags])
-
-
-_RANGES = dict(
-    purity=(0, 1.5), drawn_out=(1, 2.4), tumour=(0, 2.6), density=(-0.5, 1.6), coarse=(0.8, 1.5), height_um=(18, 32),
-    chromatin=(0.1, 0.3), pleomorphic=(0.2, 0.8), vessels=(0.1, 0.5), blood=(0.2, 1.2), fat=(1.4, 3.5), crowd=(-0.7, 0.1),
-    loose=(-0.6, 0.6), shrink=(-0.6, 0.4), grain=(0, 1), edge=(1.5, 3.5),
-)  # fmt: skip
 
 
 def _levels(rng):

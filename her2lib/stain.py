@@ -13,7 +13,7 @@ FIELD_UM = 480.0  # side of a patch whose mpp is unknown: BCI's 1024 px at 0.46 
 RIDGE_UM = 0.75  # Gaussian radius of the ridge filter: the stained membranes of two neighbours are about 1.3-2 um across
 CELL_UM = 12.0  # a membrane farther away than this is not that of the same carcinoma cell (10-20 um across)
 DAB_CUTS = (0.15, 0.3, 0.6)  # optical density of weak, moderate and strong DAB, customary in machine H-scores
-LEAK = 0.28  # DAB read per haematoxylin where there is only haematoxylin: the phantoms' laboratories, 5 to 95 %: 0.14 to 0.45
+LEAK, MOST_LEAK = 0.28, 0.45  # DAB read per haematoxylin where there is only haematoxylin: median and 95 % of phantoms' laboratories
 GREY = 0.87  # the same for neutral shadow (red cells, dust, folds): follows from HDAB
 CUTS = (0.011, 0.025, 0.092)  # of rule_value at 0.5 um a pixel: geometric means of the neighbouring medians of 4 x 30 phantoms
 CHUNK_PX = 2**22  # pixels worked on at once; masks then need about 0.4 GB beside their result
@@ -29,9 +29,9 @@ def white_point(images):
     return _chunked(_glass, images, None)
 
 
-def white_balance(images, *, white="glass"):
+def white_balance(images):
     """(B,3,H,W) uint8, the images with their glass turned white (255, 255, 255)."""
-    return _chunked(_render, images, white, mix=torch.eye(3).expand(len(images), 3, 3), offset=torch.zeros(len(images), 3))
+    return _chunked(_render, images, "glass", mix=torch.eye(3).expand(len(images), 3, 3), offset=torch.zeros(len(images), 3))
 
 
 def unmix(images, *, white=None, residual=False):
@@ -49,9 +49,9 @@ def masks(images, *, mpp=None):
     return _chunked(_masks, images, "glass", mpp=mpp)
 
 
-def measures(images, *, white="glass", mpp=None):
+def measures(images, *, mpp=None):
     """dict of (B,) float32: DAB optical density (od_*) of all pixels, shares of tissue or tumour-like area, the rule's value."""
-    return _chunked(_measures, images, white, mpp=mpp)
+    return _chunked(_measures, images, "glass", mpp=mpp)
 
 
 def rule_value(images, *, mpp=None):
@@ -74,7 +74,7 @@ def jitter(images, *, generator, strength=0.15, turn=0.03, cast=0.02):
     return _chunked(_render, images, None, mix=mix, offset=cast * draw[:, 4])
 
 
-def only(images, stain, *, white="glass"):
+def only(images, stain):
     """(B,3,H,W) uint8, one thing left on the image's own glass: "haematoxylin", "dab", or "grey" (density kept, hue removed)."""
     if stain not in STAINS:
         raise ValueError(f"Unknown stain {stain!r}: choose one of {', '.join(STAINS)}.")
@@ -82,8 +82,15 @@ def only(images, stain, *, white="glass"):
     if stain != "grey":
         k = STAINS.index(stain)
         mix = torch.linalg.inv(HDAB)[:, k, None] * HDAB[k]
-    white = _levels(images, white)
+    white = white_point(images)
     return _chunked(_render, images, white, mix=mix.expand(len(images), 3, 3), offset=torch.log10(255 / white))
+
+
+def px(images, micrometres, mpp):
+    """float, a length in pixels; without mpp the longer side is taken for FIELD_UM."""
+    if mpp is not None and mpp <= 0:
+        raise ValueError(f"mpp={mpp} must be micrometres per pixel above 0; use None where it is unknown.")
+    return micrometres / (FIELD_UM / max(images.shape[-2:]) if mpp is None or math.isnan(mpp) else mpp)
 
 
 def _chunked(function, images, white, **options):
@@ -116,7 +123,7 @@ def _density(images, white):
 def _glass(images, white):
     # Means of blocks first: scanners sharpen, so single pixels of glass at 235 reach 255. A cast multiplies a channel and, as no
     # channel is compared with another, this estimate.
-    blocks = F.avg_pool2d(images.float(), min(max(1, round(_px(images, 4.0, None))), *images.shape[-2:]))  # (B,3,h,w)
+    blocks = F.avg_pool2d(images.float(), min(max(1, round(px(images, 4.0, None))), *images.shape[-2:]))  # (B,3,h,w)
     top = torch.stack([_quantile(c, 0.99, high=256.0) for c in blocks.unbind(1)], 1)[:, :, None, None]
     near = ((blocks - top).abs() <= 0.02 * top).all(1, keepdim=True)
     mean = (blocks * near).sum((2, 3)) / near.sum((2, 3)).clamp(min=1)
@@ -139,7 +146,7 @@ def _render(images, white, mix, offset):
 
 def _ridges(images, white, mpp=None):
     h, d = _unmix(images, white).unbind(1)
-    sigma = max(0.8, _px(images, RIDGE_UM, mpp))  # finer than 0.8 px the pixel grid itself is a ridge
+    sigma = max(0.8, px(images, RIDGE_UM, mpp))  # finer than 0.8 px the pixel grid itself is a ridge
     return torch.minimum(_ridge(d, sigma), _ridge(d - LEAK * h, sigma))  # the first: a gap between nuclei is no membrane
 
 
@@ -170,24 +177,27 @@ def _blur(x, sigma):
 
 def _masks(images, white, mpp=None):
     h, d = _unmix(images, white).unbind(1)
-    od, small, wide = _density(images, white).mean(1), _px(images, 8.0, mpp), _px(images, 16.0, mpp)
+    od, small, wide = _density(images, white).mean(1), px(images, 8.0, mpp), px(images, 16.0, mpp)
     # Pale smooth muscle is 0.014 darker than glass and 0.014 rough, out-of-focus stroma 0.008 and 0.004, glass below 0.002 each.
     tissue = _box(od, small) + _box((od - _box(od, small)).abs(), small) > 0.012
     # Crowded carcinoma is darker than the mean of the tissue; the limits serve patches of stroma (0.02) or nests (0.1) alone.
     near = _box(od, wide)
     tumour = tissue & (near > _share(near, tissue).clamp(0.03, 0.07)[:, None, None])
     line = (_ridges(images, white, mpp=mpp) > 0.05) & (d > GREY * h.clamp(min=0) + 0.05) & tissue
-    lines = _box(line.float(), _px(images, 2 * CELL_UM, mpp)) > 0.05  # alone: a grain of haemosiderin, dust
+    lines = _box(line.float(), px(images, 2 * CELL_UM, mpp)) > 0.05  # alone: a grain of haemosiderin, dust
     return {"tissue": tissue, "glass": ~tissue, "tumour": tumour, "stroma": tissue & ~tumour, "membrane": line & lines}
 
 
 def _measures(images, white, mpp=None):
-    brown, ridge = _unmix(images, white)[:, 1].clamp(min=0), _ridges(images, white, mpp=mpp)
+    blue, brown = _unmix(images, white).unbind(1)
+    ridge, own, brown = _ridges(images, white, mpp=mpp), brown - MOST_LEAK * blue, brown.clamp(min=0)
     area = _masks(images, _glass(images, white), mpp=mpp)
     tissue, tumour, membrane = area["tissue"], area["tumour"], area["membrane"]
-    closed = _closed(membrane, max(1, round(_px(images, CELL_UM, mpp))))
+    closed = _closed(membrane, max(1, round(px(images, CELL_UM, mpp))))
     out = {f"od_q{round(100 * q)}": _quantile(brown, q, high=2.5) for q in (0.5, 0.9, 0.95, 0.99)}
     out |= {f"tissue_over_{cut}": _share(brown > cut, tissue) for cut in DAB_CUTS}
+    out |= {f"tumour_over_{cut}": _share(own > cut, tumour) for cut in (0.05, 0.1, 0.2, 0.4, 0.7)}
+    out |= {f"ridges_over_{cut}": _share(ridge > cut, tumour) for cut in (0.02, 0.04, 0.08, 0.15, 0.3)}
     return out | {
         "od_mean": brown.mean((1, 2)), "od_membrane": _share(brown, membrane), "rule": ridge.square().mean((1, 2)).sqrt(),
         "tissue": tissue.float().mean((1, 2)), "tumour": tumour.float().mean((1, 2)),
@@ -207,13 +217,6 @@ def _closed(wall, reach_px):
 def _share(x, area):
     """(B,) mean of x (B,H,W) over the area (B,H,W) bool; 0 where there is none."""
     return (x * area).sum((1, 2)) / area.sum((1, 2)).clamp(min=1)
-
-
-def _px(images, micrometres, mpp):
-    """float, a length in pixels; without mpp the longer side is taken for FIELD_UM."""
-    if mpp is not None and mpp <= 0:
-        raise ValueError(f"mpp={mpp} must be micrometres per pixel above 0; use None where it is unknown.")
-    return micrometres / (FIELD_UM / max(images.shape[-2:]) if mpp is None or math.isnan(mpp) else mpp)
 
 
 def _box(x, side_px):

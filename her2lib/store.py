@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from her2lib.images import DataError, ahead, pixels, probe
 from her2lib.patches import Patches
-from her2lib.study import write_text
+from her2lib.study import read_json, write_text
 
 VERSION = 1  # goes up when the same files and settings would give other pixels
 RESAMPLE = Image.Resampling.BICUBIC  # Pillow widens the kernel as it shrinks: antialiased
@@ -29,9 +29,7 @@ HEADER = 128  # bytes before the pixels: what follows is a .npy file that NumPy 
 def open_store(table, *, side_px, folder, progress=True, workers=None, skip_bad=False):
     """Patches of the table's rows, images (N,3,side_px,side_px) mapped from a file in folder, built there on first use."""
     file = _file(table, side_px, folder, progress)
-    if not _finished(file):
-        _build(table, file, side_px, progress=progress, workers=workers, skip_bad=skip_bad)
-    facts = json.loads(file.with_suffix(".json").read_text())
+    facts = _facts(file) or _build(table, file, side_px, progress=progress, workers=workers, skip_bad=skip_bad)
     if facts["lost"] and not skip_bad:
         raise _undecodable(facts["lost"])
     if small := sum(px < side_px for px in facts["original_px"]):
@@ -45,8 +43,7 @@ def open_store(table, *, side_px, folder, progress=True, workers=None, skip_bad=
 
 def lost(table, *, side_px, folder):
     """DataFrame (name, problem, remedy) of the patches that skip_bad left out of a built store, as they cannot be decoded."""
-    file = _file(table, side_px, folder, False)
-    rows = json.loads(file.with_suffix(".json").read_text())["lost"] if _finished(file) else []
+    rows = _facts(_file(table, side_px, folder, False)).get("lost", [])
     return pd.DataFrame([(*row, "copy it again from its source") for row in rows], columns=["name", "problem", "remedy"])
 
 
@@ -71,12 +68,10 @@ def _file(table, side_px, folder, progress):
     return Path(folder, hashlib.sha256(key.encode()).hexdigest()[:24]).with_suffix(".npy")
 
 
-def _finished(file):
-    """bool, whether the store is there and as long as its facts say (a disk may lose the end of a file when power fails)."""
-    facts = file.with_suffix(".json")
-    if not (file.exists() and facts.exists()):
-        return False
-    return file.stat().st_size == json.loads(facts.read_text())["bytes"]
+def _facts(file):
+    """dict (rows, original_px, lost, bytes) of a finished store, else {}: a disk may lose the end of a file when power fails."""
+    facts = read_json(file.with_suffix(".json"))
+    return facts if file.exists() and file.stat().st_size == facts.get("bytes") else {}
 
 
 def _mapped(file):
@@ -90,14 +85,13 @@ def _mapped(file):
 
 
 def _build(table, file, side_px, *, progress, workers, skip_bad):
-    """None; writes the store under the lock of its name: a second process waits and then finds it finished."""
-    size = len(table) * 3 * side_px**2
-    part, facts = file.with_suffix(".part"), file.with_suffix(".json")
+    """dict, the facts of the store, written under the lock of its name: a second process waits and then finds it finished."""
+    size, part = len(table) * 3 * side_px**2, file.with_suffix(".part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with _locked(file):
-            if _finished(file):
-                return
+            if held := _facts(file):
+                return held
             _sweep(file)
             if (free := shutil.disk_usage(file.parent).free) < size:
                 raise DataError(f"{file.parent} has {free / 1e9:.2f} GB free and the store takes {size / 1e9:.2f} GB: free some, "
@@ -105,8 +99,9 @@ def _build(table, file, side_px, *, progress, workers, skip_bad):
             try:
                 kept = _decode(table, part, side_px, progress=progress, workers=workers, skip_bad=skip_bad)
                 file.unlink(missing_ok=True)
-                write_text(facts, json.dumps(kept))
+                write_text(file.with_suffix(".json"), json.dumps(kept))
                 os.replace(part, file)  # last: a store that is there is whole
+                return kept
             finally:
                 part.unlink(missing_ok=True)
     except OSError as error:

@@ -34,7 +34,7 @@ SECTIONS = {
     "axes": AXES,
     "train": None,  # changes to every recipe; train.recipe checks them
     "maps": {"patches": 24, "gallery": 8, "resamples": 2000},
-    "published": {"file": "", "design": ""},
+    "published": {"file": ""},
 }
 TOP = ("question", "also", "rooms", *SECTIONS)
 NOTEBOOK_OF = {"resnet18": "02_train_resnet18", "densenet201": "03_train_densenet201", "vit_b16": "04_train_vit",
@@ -170,7 +170,9 @@ def checked(written, file):
         if defaults is not None:
             _known(given, defaults, file.name, f" in [{section}]")
         parts[section] = {**(defaults or {}), **given}
-    parts["data"]["scores"] = [_score(word, file.name) for word in parts["data"]["scores"]]
+    parts["data"]["scores"] = wanted = [str(word) for word in parts["data"]["scores"]]
+    for word in set(wanted) - set(SCORES):
+        raise StudyError(f"{file.name}: scores in [data] are {', '.join(SCORES)}, not {word!r}.")
     also = tuple({axis: _values(v) for axis, v in extra.items()} for extra in written.get("also", []))
     parts["axes"] = {axis: _values(values) for axis, values in parts["axes"].items()}
     for grid in (parts["axes"], *also):
@@ -197,6 +199,11 @@ def from_data(path, *, name="", networks=("resnet18",), skip_bad=False, **change
     for key, value in {"source": str(source), "skip_bad": skip_bad, "network": list(networks), **changes}.items():
         text = re.sub(rf"^{key} = .*$", lambda _: f"{key} = {json.dumps(value)}", text, count=1, flags=re.M)  # noqa: B023
     return write_text(made(REPORTS / name) / f"{name}.toml", text)
+
+
+def cores():
+    """int, processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def located(path):
@@ -250,8 +257,7 @@ def fingerprint(*values):
 
 def data_fingerprint(study):
     """str over what the patches are: phantom settings, or names, sizes and times of the files."""
-    asked = [study.external_path] * bool(study.data["external"]) + [study.reread_path] * bool(study.reread_path)
-    outside = [listing(place) for place in asked]
+    outside = [listing(place) for place in (study.data["external"] and study.external_path, study.reread_path) if place]
     if study.data["source"] == "phantom":
         return fingerprint("phantom", study.phantom, code_fingerprint("phantom"), *outside)
     return fingerprint([listing(study.cohort_path), *outside])
@@ -307,12 +313,6 @@ def _values(value):
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _score(word, file):
-    if str(word) not in SCORES:
-        raise StudyError(f"{file}: scores in [data] are {', '.join(SCORES)}, not {word!r}.")
-    return str(word)
-
-
 def _known(given, words, file, where):
     for word in given:
         if word not in words:
@@ -346,5 +346,4 @@ def _source(name):
 def _code(file):
     if file.suffix != ".ipynb":
         return file.read_text(encoding="utf-8")
-    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
-    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return "\n".join("".join(cell["source"]) for cell in read_json(file)["cells"] if cell["cell_type"] == "code")

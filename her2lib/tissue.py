@@ -9,6 +9,8 @@ from scipy.spatial import cKDTree
 
 STEP_UM = 2.0  # anatomy is laid out on this grid and refined at the picture's own pixels
 MARGIN_UM = 64.0
+LATTICE_UM = 4.5  # at most one cell in each square of this side
+FOOT, SHORT = 0.9, 0.62  # how far columnar cells draw to their foot, and how much their height is shortened
 TUMOUR, NORMAL, IN_SITU = 1, 2, 3  # kinds of epithelium
 STROMA, FAT, VESSEL, LUMEN = 4, 5, 6, 7
 ARCHITECTURES = ("nests", "trabeculae", "glands", "single")
@@ -117,7 +119,7 @@ def populate(plan, ground):
     space = np.array([9, plan.cell_um * 0.83, 6.6, 8.0, 9, 44, 6.2, 26])[kind]
     space = np.where(kind == TUMOUR, space * (1 - 0.35 * at(ground.columnar)) * (0.9 + 0.4 * random[:, 1] ** 2), space)
     space = np.where(kind == STROMA, 16 - 10.0 * at(ground.crowd) ** 0.7, space)
-    keep = (at(ground.glass) < -2) & (random[:, 7] < 2.2 * (_LATTICE_UM / space) ** 2)
+    keep = (at(ground.glass) < -2) & (random[:, 7] < 2.2 * (LATTICE_UM / space) ** 2)
     points, random, kind, space, row, column = (a[keep] for a in (points, random, kind, space, row, column))
     slope = ground.slope[:, row, column].T
     place = embed(points, at(ground.depth), slope, at(ground.columnar) * (kind < STROMA))
@@ -127,16 +129,10 @@ def populate(plan, ground):
     return Cells(*(a[alive] for a in (*points.T, kind, place, random, slope, at(ground.crowd))))
 
 
-FOOT, SHORT = 0.9, 0.62  # how far columnar cells draw to their foot, and how much their height is shortened
-
-
 def embed(points, depth, slope, columnar):
     """(n,3) places where Voronoi cells of points (n,2) become columns: the foot on the basal side, and a shortened depth."""
     foot = points - (FOOT * columnar * np.maximum(depth, 0))[:, None] * slope
     return np.column_stack([foot, (1 - SHORT * columnar) * columnar * np.maximum(depth, 0)])
-
-
-_LATTICE_UM = 4.5
 
 
 def _resize(field, box, shape, order):
@@ -251,11 +247,11 @@ def _glass(plan, x, y):
 
 
 def _candidates(seed, ground):
-    ix = np.arange(int(ground.x[1] / _LATTICE_UM) + 1, int(ground.x[-2] / _LATTICE_UM))
-    iy = np.arange(int(ground.y[1] / _LATTICE_UM) + 1, int(ground.y[-2] / _LATTICE_UM))
+    ix = np.arange(int(ground.x[1] / LATTICE_UM) + 1, int(ground.x[-2] / LATTICE_UM))
+    iy = np.arange(int(ground.y[1] / LATTICE_UM) + 1, int(ground.y[-2] / LATTICE_UM))
     ix, iy = (a.ravel() for a in np.meshgrid(ix, iy))
     random = np.stack([_uniform(seed, 200 + k, ix, iy) for k in range(10)], 1)
-    points = (np.stack([ix, iy], 1) + 0.98 * (random[:, 8:] - 0.5)) * _LATTICE_UM
+    points = (np.stack([ix, iy], 1) + 0.98 * (random[:, 8:] - 0.5)) * LATTICE_UM
     return points, random[:, :8].astype(np.float32)
 
 

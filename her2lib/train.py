@@ -23,10 +23,9 @@ from tqdm.auto import tqdm
 
 from her2lib import augment, models, recipes, verdicts
 from her2lib.recipes import RECIPES, choose_device, choose_precision, recipe
-from her2lib.study import source_fingerprint, write_bytes, write_json, write_table
-from her2lib.verdicts import collapsed, fluctuation
+from her2lib.study import made, read_json, source_fingerprint, write_bytes, write_json, write_table
 
-__all__ = ["RECIPES", "Fit", "collapsed", "fit", "fluctuation", "load", "predict", "recipe", "save", "shuffled", "table"]
+__all__ = ["RECIPES", "Fit", "fit", "load", "predict", "recipe", "save", "shuffled", "table"]
 CHECKPOINT, PROGRESS, MODEL = "checkpoint.pt", "progress.json", "model.safetensors"
 CODE = ("train", "augment", "models", "recipes", "stain")  # decide what a training does; the rest of the library does not
 EVERY_SECONDS = 30  # one of a tuned ViT-B/16 is 1.7 GB, so not after every short epoch
@@ -67,9 +66,9 @@ def fit(net, train_patches, val_patches=None, *, seed, folder=None, progress=Tru
     return Fit(net, history, settings, seed, loop.kept_epoch, *ran, loop.stamp)
 
 
-def predict(net, images, *, batch=64, device=None, progress=False):
+def predict(net, images, *, batch=64):
     """(N,scores) float32 probabilities of (N,3,H,W) uint8 images, in float32 arithmetic on every device."""
-    return _logits(net, images, batch, device or next(net.parameters()).device, progress).softmax(1).numpy()
+    return _logits(net, images, batch, next(net.parameters()).device).softmax(1).numpy()
 
 
 def table(probabilities, patches, *, run, set):
@@ -87,8 +86,7 @@ def shuffled(patches, *, seed):
 
 def save(folder, *, net, fit, predictions, parameters, fingerprints=None, **more):
     """Path of a finished run: history.csv, predictions.csv, model.safetensors and, last, run.json with "complete": true."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made(folder)
     (folder / "run.json").unlink(missing_ok=True)  # while files change the run is not complete
     by_set = {name: verdicts.measured(rows) for name, rows in predictions.groupby("set", sort=False)}
     bad = [f"{found['verdict']} ({name})" for name, found in by_set.items() if found["verdict"] and name != "external"]
@@ -102,8 +100,7 @@ def save(folder, *, net, fit, predictions, parameters, fingerprints=None, **more
     write_table(folder / "predictions.csv", predictions)
     trained = dict(stamp=fit.stamp, rows=json.dumps(fit.history.to_dict("records")), kept_epoch=str(fit.kept_epoch))
     write_bytes(folder / MODEL, to_bytes(state, trained))
-    plain = json.loads(pd.Series(info).to_json(double_precision=15, default_handler=str))  # nan becomes null
-    write_json(folder / "run.json", plain)
+    write_json(folder / "run.json", json.loads(pd.Series(info).to_json(double_precision=15, default_handler=str)))  # nan becomes null
     for name in (CHECKPOINT, PROGRESS):
         (folder / name).unlink(missing_ok=True)
     return folder
@@ -112,7 +109,7 @@ def save(folder, *, net, fit, predictions, parameters, fingerprints=None, **more
 def load(folder):
     """(Net, info) of a finished run."""
     path = Path(folder) / "run.json"
-    info = json.loads(path.read_text()) if path.is_file() else {}
+    info = read_json(path)
     if not info.get("complete"):
         raise ValueError(f"{folder} holds no finished run: run.json is written last; start the same run again and it goes on.")
     net = models.create(**{**info["network"], "weights": "none"})
@@ -168,7 +165,8 @@ class _Loop:
         train = self.pass_over(epoch, bar) if epoch else self.measure(self.train, few)
         spent = time.perf_counter() - began
         val = self.measure(self.val) if _count(self.val) else (math.nan, math.nan, math.nan, "")
-        verdict = val[3] * (epoch > 0) if math.isfinite(train[0]) and _finite(self.net) else "loss not finite"
+        sound = math.isfinite(train[0]) and all(weights.isfinite().all() for weights in self.net.parameters())
+        verdict = val[3] * (epoch > 0) if sound else "loss not finite"
         lr = max(group["lr"] for group in self.optimizer.param_groups) * (epoch > 0)
         row = dict(epoch=epoch, lr=lr, **_named("train", train), **_named("val", val), train_seconds=spent)
         self.rows.append(row | dict(seconds=time.perf_counter() - began, verdict=verdict))
@@ -286,12 +284,11 @@ def _count(patches):
 
 
 @torch.inference_mode()
-def _logits(net, images, batch, device, progress=False):
+def _logits(net, images, batch, device):
     training, parts = net.training, torch.arange(len(images)).split(batch)
     net = net.to(device).eval()
     try:
-        shown = tqdm(augment.batches(images, parts, device), desc="predicting", total=len(parts), disable=not progress)
-        return torch.cat([net(models.normalise(x, net)).cpu() for x in shown])
+        return torch.cat([net(models.normalise(x, net)).cpu() for x in augment.batches(images, parts, device)])
     finally:
         net.train(training)
 
@@ -315,10 +312,6 @@ def _stamp(net, train, val, settings, seed):
     for value in net.state_dict().values():
         digest.update(value.cpu().contiguous().numpy())
     return digest.hexdigest()
-
-
-def _finite(net):
-    return all(bool(p.isfinite().all()) for p in net.parameters())
 
 
 def _writer(folder):

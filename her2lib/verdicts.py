@@ -9,10 +9,8 @@ from sklearn.metrics import cohen_kappa_score
 from her2lib.scores import SCORES
 
 
-def collapsed(probabilities, truth, history=None):
-    """str, why a run has learnt nothing (loss not finite, one answer, majority rate), else "", also if truth is one score."""
-    if history is not None and broken(history):
-        return broken(history)
+def collapsed(probabilities, truth):
+    """str, why a network has learnt nothing (one answer, majority rate, no numbers), else "", also if truth is one score."""
     if not np.isfinite(probabilities).all():
         return "probabilities not finite"
     known = np.asarray(truth) >= 0
@@ -25,9 +23,9 @@ def collapsed(probabilities, truth, history=None):
     return f"at or below the majority rate {100 * majority:.1f} %" if (answer == truth).mean() <= majority else ""
 
 
-def fluctuation(history, column="val_accuracy"):
-    """float, mean |change per epoch| / range of a curve after epoch 0: 1/(n-1) if it only rises, 1 if it swings to and fro."""
-    curve = pd.DataFrame(history).query("epoch > 0")[column].dropna().to_numpy()
+def fluctuation(history):
+    """float, mean |change per epoch| / range of validation accuracy after epoch 0: 1/(n-1) if it only rises, 1 if it swings to and fro."""
+    curve = pd.DataFrame(history).query("epoch > 0")["val_accuracy"].dropna().to_numpy()
     span = np.ptp(curve) if len(curve) > 1 else 0.0
     return float(np.abs(np.diff(curve)).mean() / span) if span else 0.0
 
@@ -48,6 +46,7 @@ def broken(history):
 
 
 def measured(rows):
+    """dict n, accuracy, kappa, verdict of the predictions of one set; patches without a score count in n alone."""
     known = rows[rows.truth >= 0]
     probabilities = known.filter(regex=r"^p\d$").to_numpy()
     accuracy, kappa = agreement(probabilities.argmax(1), known.truth) if len(known) else (math.nan, math.nan)

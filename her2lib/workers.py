@@ -8,7 +8,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 
-from her2lib.study import ROOT
+from her2lib.study import ROOT, cores
 
 SOCKET_LIMIT = 80  # a socket's path may have 107 characters, of which /her2-12345678/kernel-ipc-5 takes 27
 ERROR_LINES = 6  # of a failed cell, in summaries; failed.ipynb has them all
@@ -29,8 +29,7 @@ def slots(workers=None, per_gpu=1):
     """list of dict, the environment of each worker: its GPU, its share of the cores; one per GPU and share, or one in all."""
     gpus = _gpus()
     n = workers or max(1, len(gpus) * per_gpu)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // n))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // n))
     shared = {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     return [{**shared, **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})} for i in range(n)]
 

@@ -32,15 +32,15 @@ def test_numbers_carry_their_ids_and_are_kept_in_a_table(small):
     assert "<img" not in said
     kept = pd.read_csv(page.file)
     assert kept.loc[0, ["value", "low", "high", "n"]].tolist() == [0.5, 0.4, 0.6, 20]
-    assert "n = 20" not in page.number(ids["accuracy"], short=True)
-    assert "40.0 to 60.0)" in page.number(ids["accuracy"], short=True)
+    assert "n = 20" not in book.number(page.rows[ids["accuracy"]], short=True)
+    assert "40.0 to 60.0)" in book.number(page.rows[ids["accuracy"]], short=True)
 
 
 def test_what_cannot_be_estimated_says_why(small):
     page = book.Book(small, "06_compare_models")
     ids = page.add({"kappa": Estimate(np.nan, np.nan, np.nan, 3, "patches", "all raters gave one score")})
-    assert "not estimable: all raters gave one score" in page.number(ids["kappa"])
-    assert "not estimable" in page.number(ids["kappa"], short=True)
+    assert "not estimable: all raters gave one score" in book.number(page.rows[ids["kappa"]])
+    assert "not estimable" in book.number(page.rows[ids["kappa"]], short=True)
 
 
 def test_a_figure_is_embedded_and_written(small):

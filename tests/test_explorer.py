@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from her2lib import answers, attribute, explorer, models
+from her2lib.images import pixels
 
 EVIL = "<img src=x onerror=alert(1)>_3+.png"
 
@@ -110,7 +112,7 @@ def test_the_page_lets_no_file_name_end_its_data_and_names_no_address():
 def test_what_cannot_be_shown_is_answered_in_a_sentence():
     sent = []
     canvas = SimpleNamespace(extra=[], send=lambda message, buffers=None: sent.append(message))
-    source = SimpleNamespace(take=lambda name, content: explorer.pixels(__import__("io").BytesIO(content)))
+    source = SimpleNamespace(take=lambda name, content: pixels(BytesIO(content)))
     explorer._reply(source, canvas, {"id": 1, "take": "x.png"}, [b"no image"])
     assert sent[0]["id"] == 1
     assert sent[0]["error"].startswith("x.png cannot be shown:")

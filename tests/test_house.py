@@ -76,18 +76,14 @@ def test_functions_and_files_stay_small(file):
 
 
 def test_the_library_stays_within_its_walls():
-    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in MODULES) <= 9500  # moved from 4,500: LOG.md
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in MODULES) <= 9450  # moved from 4,500: LOG.md
 
 
 @pytest.mark.parametrize("file", MODULES, ids=lambda file: file.stem)
 def test_public_functions_say_what_comes_back(file):
-    missing = [node.name for node in functions(file) if not node.name.startswith("_") and ast.get_docstring(node) is None
-               and node in tree_level(file)]
+    public = [node for node in tree(file).body if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")]
+    missing = [node.name for node in public if ast.get_docstring(node) is None]
     assert not missing, f"{file.name}: {missing} have no docstring"
-
-
-def tree_level(file):
-    return [node for node in tree(file).body if isinstance(node, ast.FunctionDef)]
 
 
 @pytest.mark.parametrize("file", MODULES, ids=lambda file: file.stem)

@@ -11,7 +11,8 @@ from her2lib import optics
 @pytest.fixture
 def clear():
     drawn = optics.draw(np.random.default_rng(1))
-    return replace(optics.plain(drawn), blur_um=0.0, glass=(200.0, 200.0, 200.0), haematoxylin=(1.0, 0.5, 0.0), dab=(0.0, 0.5, 1.0))
+    still = replace(drawn, sharpen=0.0, noise=0.0, jpeg=0, tilt=(0.0, 0.0))
+    return replace(still, blur_um=0.0, glass=(200.0, 200.0, 200.0), haematoxylin=(1.0, 0.5, 0.0), dab=(0.0, 0.5, 1.0))
 
 
 def develop(how, **dyes):

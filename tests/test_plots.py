@@ -109,7 +109,7 @@ def test_figures_are_reproducible_bytes():
     def drawn_once():
         figure, (ax,) = plots.panels()
         plots.confusion(np.eye(4), ax)
-        content = [plots.image_bytes(figure, kind=kind)[0] for kind in ("png", "svg")]
+        content = [plots.image_bytes(figure, kind=kind) for kind in ("png", "svg")]
         plots.close(figure)
         return content
 

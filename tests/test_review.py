@@ -40,7 +40,7 @@ def test_a_far_score_is_doubted_more_than_a_near_one():
     given = np.array([3, 2, 1, 0])
     table = review.doubt(given, patch=list("abcd"), predictions=SURE[[0, 1, 1, 0]]).set_index("patch")
     assert table.doubt["a"] > table.doubt["b"] > table.doubt["c"]
-    assert table.doubt["a"] == pytest.approx(0.955 + 0.015 * (0.75 + 0.5))  # P(0) + what 1+ and 2+ cost
+    assert table.doubt["a"] == pytest.approx(0.955 + 0.015 * (0.95 + 0.9))  # P(0) + what 1+ and 2+ cost
     assert table.suggested.tolist() == [0, 1, 0, 1] or table.suggested[list("abcd")].tolist() == [0, 1, 1, 0]
     assert table.kind[list("abcd")].tolist() == ["in doubt", "in doubt", "", ""]
     assert table.reasons["a"] == "networks: 0 (96 %)"
@@ -65,7 +65,7 @@ def test_networks_vote_and_one_that_is_silent_is_left_out():
 def test_raters_speak_and_unscored_patches_are_left_out():
     table = review.doubt([0, -1, 2], patch=list("abc"), ratings=np.array([[2, 2], [1, 1], [2, -1]]))
     assert table.patch.tolist() == ["a", "c"]
-    assert table.doubt.tolist() == [0.75, 0.0]
+    assert table.doubt.tolist() == [0.95, 0.0]
 
 
 def test_a_voice_is_heard_as_far_as_it_foretells_the_given_scores_and_raters_are_half():

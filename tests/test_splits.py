@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from her2lib.images import DataError
-from her2lib.patches import groups, split, subset
+from her2lib.splits import groups, split, subset
 
 
 def table(scores, *, slide="", patient="", given=""):

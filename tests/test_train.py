@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from her2lib import augment, models, recipes, train
+from her2lib import augment, models, recipes, train, verdicts
 from her2lib.patches import Patches
 
 FAST = dict(progress=False, device="cpu")
@@ -261,7 +261,7 @@ class TestFit:
         val = toy(8, seed=1)
         fit = train.fit(small(network), toy(), val, seed=0, epochs=3, batch=8, lr=1.0, **FAST)
         answer = train.predict(fit.net, val.images)
-        assert train.collapsed(answer, val.score, fit.history)
+        assert fit.history["verdict"].iloc[-1]
         assert np.isfinite(answer).all()
 
     def test_a_loss_that_breaks_ends_the_run_with_the_last_sound_weights(self, monkeypatch):
@@ -270,7 +270,7 @@ class TestFit:
         net, val = small(), toy(8, seed=1)
         fit = train.fit(net, toy(), val, seed=0, epochs=3, batch=8, **FAST)
         assert list(fit.history["verdict"]) == ["", "loss not finite"]
-        assert train.collapsed(train.predict(fit.net, val.images), val.score, fit.history) == "loss not finite in epoch 1"
+        assert verdicts.broken(fit.history) == "loss not finite in epoch 1"
         assert np.array_equal(train.predict(fit.net, val.images), train.predict(net, val.images))
 
 
@@ -364,20 +364,20 @@ class TestVerdicts:
         return np.eye(4)[list(answers)]
 
     def test_one_answer_the_majority_rate_and_sound_work(self):
-        assert train.collapsed(self.probabilities(2, 2, 2, 2, 2), self.truth) == "answers 2+ only"
-        assert train.collapsed(self.probabilities(2, 2, 1, 1, 3), self.truth) == "at or below the majority rate 60.0 %"
-        assert train.collapsed(self.probabilities(2, 2, 2, 1, 3), self.truth) == ""
-        assert train.collapsed(self.probabilities(2, 2, 2), np.array([2, 2, 2])) == "", "one score alone cannot be judged"
-        assert train.collapsed(self.probabilities(2, 2, 1, 0), np.array([2, 2, 1, -1])) == "", "unknown scores are left out"
+        assert verdicts.collapsed(self.probabilities(2, 2, 2, 2, 2), self.truth) == "answers 2+ only"
+        assert verdicts.collapsed(self.probabilities(2, 2, 1, 1, 3), self.truth) == "at or below the majority rate 60.0 %"
+        assert verdicts.collapsed(self.probabilities(2, 2, 2, 1, 3), self.truth) == ""
+        assert verdicts.collapsed(self.probabilities(2, 2, 2), np.array([2, 2, 2])) == "", "one score alone cannot be judged"
+        assert verdicts.collapsed(self.probabilities(2, 2, 1, 0), np.array([2, 2, 1, -1])) == "", "unknown scores are left out"
 
     def test_nan_is_never_silent(self):
-        assert train.collapsed(np.full((5, 4), np.nan), self.truth) == "probabilities not finite"
+        assert verdicts.collapsed(np.full((5, 4), np.nan), self.truth) == "probabilities not finite"
 
     def test_fluctuation_worked_out_by_hand(self):
         curve = lambda *values: pd.DataFrame({"epoch": range(len(values)), "val_accuracy": values})  # noqa: E731
-        assert train.fluctuation(curve(0.9, 0.1, 0.2, 0.3, 0.4)) == pytest.approx(1 / 3)  # epoch 0 does not count
-        assert train.fluctuation(curve(0.0, 0.1, 0.5, 0.1, 0.5)) == pytest.approx(1.0)
-        assert train.fluctuation(curve(0.3, 0.5, 0.5)) == 0.0
+        assert verdicts.fluctuation(curve(0.9, 0.1, 0.2, 0.3, 0.4)) == pytest.approx(1 / 3)  # epoch 0 does not count
+        assert verdicts.fluctuation(curve(0.0, 0.1, 0.5, 0.1, 0.5)) == pytest.approx(1.0)
+        assert verdicts.fluctuation(curve(0.3, 0.5, 0.5)) == 0.0
 
     def test_the_twin_has_the_same_scores_in_another_order(self):
         patches = toy(24)

@@ -41,6 +41,12 @@ DRIVE = """async ([place, many]) => {
   return spent;
 }"""
 
+RUN = """async () => { const app = window.jupyterapp, panel = app.shell.currentWidget;
+  await panel.sessionContext.ready;  // cells that are run before the kernel answers are dropped without a word
+  await panel.sessionContext.session.kernel.info;
+  app.shell.collapseLeft();
+  app.commands.execute("notebook:run-all-cells"); }"""
+
 
 class Seen:
     """A page under test with what it said and asked for, and words for what a test does with it."""
@@ -435,6 +441,8 @@ def lab(shown, tmp_path_factory, request):
         if "parameters" in cell["metadata"].get("tags", []):
             cell["source"] = [f"study = {file!r}"]
     (root / "notebooks" / "90_explorer.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    last = next(k for k, cell in enumerate(notebook["cells"]) if "explorer.widget(" in "".join(cell["source"]))
+    (root / "notebooks" / "memory.ipynb").write_text(json.dumps({**notebook, "cells": notebook["cells"][: last + 1]}), encoding="utf-8")
     quiet = root / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     quiet.parent.mkdir(parents=True)
     quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}', encoding="utf-8")
@@ -473,11 +481,7 @@ def widget(browser, lab):
     seen = Seen(context.new_page(), ".her2")
     seen.page.goto(f"{address}/lab/tree/notebooks/90_explorer.ipynb?token={token}")  # with ?reset it loads twice and drops what was run between
     seen.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
-    seen.page.evaluate("""async () => { const app = window.jupyterapp, panel = app.shell.currentWidget;
-      await panel.sessionContext.ready;  // cells that are run before the kernel answers are dropped without a word
-      await panel.sessionContext.session.kernel.info;
-      app.shell.collapseLeft();
-      app.commands.execute("notebook:run-all-cells"); }""")
+    seen.page.evaluate(RUN)
     try:
         seen.page.wait_for_selector(".her2 .panel canvas.view", timeout=120_000, state="attached")
     finally:
@@ -586,21 +590,80 @@ TURN = """async ([place, many]) => {
 }"""
 
 
-def grown(seen, browser, *, kernel=None):
-    """dict of MB that 500 patch changes add: JavaScript's heap, all processes of the browser (their own memory), and the kernel."""
+class Tab:
+    """A tab of its own that Playwright does not drive, and that answers what it is asked."""
+
+    # Playwright records the network of its tabs, in their renderer: every WebSocket frame stays there as text, 80 KB for an answer of
+    # 20 KB. 500 patch changes in JupyterLab cost 161 MB in a tab of Playwright's (such strings: 55 for each 250), and 46 to 64 in one that nobody records
+    # (V8's empty reserve 34, decoded thumbnails 18): a notice that memory is short and a full collection left 6 after 500, -25 after 750.
+
+    def __init__(self, browser, address):
+        self.devtools, self.answers, self.asked = browser.new_browser_cdp_session(), {}, 0
+        self.devtools.on("Target.receivedMessageFromTarget", lambda event: self.hear(json.loads(event["message"])))
+        self.context = self.devtools.send("Target.createBrowserContext")["browserContextId"]
+        place = {"url": "about:blank", "browserContextId": self.context, "width": 1500, "height": 1300}
+        target = self.devtools.send("Target.createTarget", place)["targetId"]
+        self.session = self.devtools.send("Target.attachToTarget", {"targetId": target, "flatten": False})["sessionId"]
+        self.send("Emulation.setFocusEmulationEnabled", enabled=True)
+        self.send("Page.navigate", url=address)
+
+    def hear(self, message):
+        self.answers[message.get("id")] = message
+
+    def send(self, method, **parameters):
+        self.asked += 1
+        message = json.dumps({"id": self.asked, "method": method, "params": parameters})
+        self.devtools.send("Target.sendMessageToTarget", {"sessionId": self.session, "message": message})
+        end = time.monotonic() + 400
+        while self.asked not in self.answers:
+            assert time.monotonic() < end, f"no answer to {message[:200]}"
+            self.devtools.send("Browser.getVersion")  # only while something is sent are events heard
+            time.sleep(0.05)
+        answer = self.answers.pop(self.asked)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def evaluate(self, code, value=None):
+        """What a function in the tab returns for a value, awaited; code that is no function is evaluated as it is."""
+        code = f"({code})({json.dumps(value)})" if "=>" in code else code
+        answer = self.send("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def until(self, code, seconds=120):
+        end = time.monotonic() + seconds
+        while not self.evaluate(f"() => Boolean({code})"):
+            assert time.monotonic() < end, f"never came true: {code}"
+            time.sleep(0.2)
+
+    def close(self):
+        self.devtools.send("Target.disposeBrowserContext", {"browserContextId": self.context})
+        self.devtools.detach()
+
+
+def held(tab, browser, kernel=None):
+    """dict of bytes: JavaScript's heap, what V8 reserves beyond it, all processes of the browser (their own memory), and the kernel."""
     import psutil
 
-    def held():
-        known = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
-        own = sum(psutil.Process(process["id"]).memory_full_info().uss for process in known)
-        return {"heap": seen.page.evaluate("performance.memory.usedJSHeapSize"), "browser": own, **({"kernel": kernel.memory_info().rss} if kernel else {})}
+    known = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+    own = sum(psutil.Process(process["id"]).memory_full_info().uss for process in known)
+    heap, reserved = tab.evaluate("() => [performance.memory.usedJSHeapSize, performance.memory.totalJSHeapSize]")
+    return {"heap": heap, "reserve": reserved - heap, "browser": own, **({"kernel": kernel.memory_info().rss} if kernel else {})}
 
-    seen.page.evaluate(TURN, [seen.root, 5])
-    before = held()
-    visited, half = seen.page.evaluate(TURN, [seen.root, 250]), held()
-    print("\nMB after 250 changes", {name: round((now - before[name]) / 1e6, 1) for name, now in half.items()})
-    visited = max(visited, seen.page.evaluate(TURN, [seen.root, 250]))
-    return visited, {name: round((now - before[name]) / 1e6, 1) for name, now in held().items()}
+
+def grown(tab, browser, root, *, kernel=None, relieve=None):
+    """(patches visited, dict of MB that 500 patch changes add, the same after relieve has told the browser that memory is short)."""
+    def more():
+        return {name: round((now - before[name]) / 1e6, 1) for name, now in held(tab, browser, kernel).items()}
+
+    tab.evaluate(TURN, [root, 5])
+    before, visited = held(tab, browser, kernel), tab.evaluate(TURN, [root, 250])
+    print("\nMB after 250 changes", more())
+    visited, after = max(visited, tab.evaluate(TURN, [root, 250])), more()
+    if relieve:
+        relieve()
+        time.sleep(3)
+    return visited, after, more()
 
 
 @pytest.mark.slow
@@ -623,20 +686,18 @@ def test_how_fast_the_page_is(browser, request, which):
             slide(seen, "threshold", 0)
         spent = seen.page.evaluate(DRIVE.replace("MOVE", move.replace("KEY", key).replace("VALUE", value)), ["#her2-explorer", 200])
         told[key] = round(p95(spent), 1)
-    visited, more = grown(seen, browser)
+    visited, more, _ = grown(seen.page, browser, seen.root)
     print(f"\n{which}: open {opened:.0f} ms, {file.stat().st_size / 1e6:.1f} MB, p95 ms of 200 moves {told}, 500 changes over {visited} patches: MB {more}")
     context.close()
     assert seen.said == []
     assert file.stat().st_size <= 8e6
     assert opened <= 2000
     assert max(told.values()) <= 50
-    assert max(more.values()) <= 50
+    assert max(more["heap"], more["browser"]) <= 50
 
 
 @pytest.mark.slow
-def test_how_fast_the_widget_is(widget, browser, shown):
-    import psutil
-
+def test_how_fast_the_widget_is(widget, shown):
     seen = widget
     choose(seen, "ViT-Tiny")
     control(seen, "Method").locator("select").select_option(label="Attention")
@@ -645,10 +706,39 @@ def test_how_fast_the_widget_is(widget, browser, shown):
     moves = """(() => { const handle = [...document.querySelectorAll(".noUi-handle")].find((h) => h.closest(".jupyter-widgets").textContent.includes("Opacity"));
       return (k) => handle.dispatchEvent(new KeyboardEvent("keydown", { key: Math.floor(k / 80) % 2 ? "ArrowLeft" : "ArrowRight", bubbles: true, cancelable: true })); })()"""
     told = p95(seen.page.evaluate(DRIVE.replace("MOVE", moves), [".her2", 200]))
-    kernels = [child for child in psutil.Process().children(recursive=True) if "ipykernel" in " ".join(child.cmdline())]
-    visited, more = grown(seen, browser, kernel=kernels[-1])
-    print(f"\nwidget, study {shown[0].name}: p95 {told:.1f} ms of 200 moves, 500 changes over {visited} patches: MB {more}")
+    print(f"\nwidget, study {shown[0].name}: p95 {told:.1f} ms of 200 moves")
     assert told <= 150
-    assert max(more["kernel"], more["heap"]) <= 50
-    if more["browser"] > 50:
-        pytest.xfail(f"all processes of a browser with JupyterLab grew by {more['browser']} MB, 50 wanted; where is not known")
+
+
+@pytest.mark.slow
+def test_what_500_changes_cost_in_jupyterlab(browser, lab, shown):
+    import psutil
+
+    def kernels():
+        return {child.pid: child for child in psutil.Process().children(recursive=True) if "ipykernel" in " ".join(child.cmdline())}
+
+    others, (address, token) = set(kernels()), lab
+    tab = Tab(browser, f"{address}/lab/workspaces/memory/tree/notebooks/memory.ipynb?token={token}")
+    tab.until("document.querySelector('.jp-Notebook .jp-Cell') && window.jupyterapp?.shell.currentWidget")
+    tab.evaluate(RUN)
+    tab.until("document.querySelector('.her2')?.explorer?.panels[1]?.map")
+    choice = "([label, word]) => { const box = [...document.querySelectorAll('.jupyter-widgets')].find((n) => n.querySelector(':scope > label')?.textContent === label)," \
+             " menu = box.querySelector('select'); menu.selectedIndex = [...menu.options].findIndex((o) => o.textContent.startsWith(word)); menu.dispatchEvent(new Event('change', { bubbles: true })); }"
+    for label, word in (("Network", "ViT-Tiny"), ("Method", "Attention")):
+        tab.evaluate(choice, [label, word])
+        time.sleep(1)
+    assert tab.evaluate("document.querySelector('.her2').explorer.get('method')") == "attention"
+    (kernel,) = [process for pid, process in kernels().items() if pid not in others]
+
+    def relieve():
+        tab.send("Memory.simulatePressureNotification", level="critical")
+        time.sleep(3)
+        tab.send("HeapProfiler.collectGarbage")
+
+    visited, more, kept = grown(tab, browser, ".her2", kernel=kernel, relieve=relieve)
+    tab.close()
+    print(f"widget, study {shown[0].name}: 500 changes over {visited} patches: MB {more}, when memory is short {kept}")
+    assert visited == min(250, len(shown[1]))
+    assert max(more["heap"], more["kernel"]) <= 50
+    assert more["browser"] - more["reserve"] <= 50
+    assert kept["browser"] <= 50
