@@ -595,7 +595,7 @@ class Tab:
 
     # Playwright records the network of its tabs, in their renderer: every WebSocket frame stays there as text, 80 KB for an answer of
     # 20 KB. 500 patch changes in JupyterLab cost 161 MB in a tab of Playwright's (such strings: 55 for each 250), and 46 to 64 in one that nobody records
-    # (V8's empty reserve 34, decoded thumbnails 18): a notice that memory is short and a full collection left 6 after 500, -25 after 750.
+    # (V8's empty reserve 34, decoded thumbnails 18), 22 to 49 since thumbnails are kept at the size they are drawn.
 
     def __init__(self, browser, address):
         self.devtools, self.answers, self.asked = browser.new_browser_cdp_session(), {}, 0
@@ -739,6 +739,5 @@ def test_what_500_changes_cost_in_jupyterlab(browser, lab, shown):
     tab.close()
     print(f"widget, study {shown[0].name}: 500 changes over {visited} patches: MB {more}, when memory is short {kept}")
     assert visited == min(250, len(shown[1]))
-    assert max(more["heap"], more["kernel"]) <= 50
-    assert more["browser"] - more["reserve"] <= 50
+    assert max(more["heap"], more["browser"], more["kernel"]) <= 50
     assert kept["browser"] <= 50
