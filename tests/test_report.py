@@ -100,6 +100,9 @@ def test_published_figures_stand_only_beside_the_same_network_and_set(made):
     for absent in ("85 %", "19 %", "53 %", "40.1 %"):  # validation, other networks, external
         assert absent not in said
     assert "synthetic" in said
+    twice = report.all_numbers(made)
+    twice = pd.concat([twice, twice.assign(id="93/" + twice["id"])], ignore_index=True)  # 93 says the same accuracy of the same run again
+    assert report.published(book.Book(made, "10_report"), made, twice) == said
 
 
 def test_labels_in_doubt_come_from_notebook_09_when_there_are_any(made):
