@@ -171,10 +171,16 @@ def names_of(study):
     return names
 
 
+def shown_split(study):
+    """str, the split whose runs are shown together; 09 compares the others, since what one was taught another is tested on."""
+    splits = {run["split"] for run in study.runs() if finished(study, run["run"])}
+    return next((split for split in ("official", "grouped", "random") if split in splits), "")
+
+
 def shown_runs(study):
     """dict name -> run: the first finished run of every name that is no twin, of a sweep (over MANY names) that of every network."""
-    names, first = names_of(study), {}
-    runs = [run for run in study.runs() if run["twin"] == "none" and finished(study, run["run"])]
+    names, first, split = names_of(study), {}, shown_split(study)
+    runs = [run for run in study.runs() if run["twin"] == "none" and run["split"] == split and finished(study, run["run"])]
     many = len({names[run["run"]] for run in runs}) > MANY
     for run in runs:
         first.setdefault(run["network"] if many else names[run["run"]], run["run"])
@@ -183,7 +189,8 @@ def shown_runs(study):
 
 def contestants(study, predictions, rule):
     """DataFrame of predictions with a column name (seeds share one) and two nulls as further rows: commonest score, DAB rule."""
-    own, shown = predictions.assign(name=predictions["run"].map(names_of(study))), shown_runs(study)
+    own, shown, split = predictions.assign(name=predictions["run"].map(names_of(study))), shown_runs(study), shown_split(study)
+    own = own[own["run"].isin([run["run"] for run in study.runs() if run["split"] == split])]
     own = own[own["name"].isin(shown) | own["name"].map(is_null)]
     first = own[own["run"] == own["run"].iloc[0]]
     commonest = np.bincount(first.loc[first["set"] == "train", "truth"], minlength=len(SCORES)).argmax()

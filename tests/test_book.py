@@ -121,3 +121,19 @@ def test_of_a_sweep_the_first_run_of_each_network_is_shown(tmp_path, monkeypatch
         assert len(found) == shown
         assert not any("shuffled" in run for run in found.values())
     assert [study.load(str(file)).run(run)["recipe"] for run in found.values()] == [rates[0]] * 2
+
+
+def test_runs_of_one_split_are_shown_together_and_the_official_one_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "REPORTS", tmp_path)
+    file = tmp_path / "three.toml"
+    file.write_text("[axes]\nnetwork = ['resnet18']\nsplit = ['random', 'grouped', 'official']\n")
+    loaded, rows = study.load(str(file)), []
+    assert book.shown_split(loaded) == ""
+    for run, split in ((run["run"], run["split"]) for run in loaded.runs()):
+        study.write_json(loaded.folder_of(run) / "run.json", {"complete": True})
+        assert book.shown_split(loaded) == {"random": "random", "grouped": "grouped", "official": "official"}[split]
+        rows += [{"run": run, "set": set_, "patch": set_, "truth": 0, **dict.fromkeys(book.PROBABILITIES, 0.25)} for set_ in ("train", "test")]
+    assert [loaded.run(run)["split"] for run in book.shown_runs(loaded).values()] == ["official"]
+    rule = pd.DataFrame({"name": ["train", "test"], "predicted": [0, 1]})
+    found = book.contestants(loaded, pd.DataFrame(rows), rule)
+    assert sorted(found["name"].unique()) == sorted(["ResNet18, official split", *book.NULLS])
