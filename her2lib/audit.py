@@ -269,7 +269,7 @@ def _ratings(row, table):
     wide = table[table["reading"].astype(int) == 1].pivot(index="patch", columns="rater", values="score").fillna(-1).astype(int)
     who = row["run"].removesuffix(" against the other raters")
     if " ~ " in who:
-        others, own = wide[who.split(" ~ ")].to_numpy().T
+        others, own = wide.reindex(columns=who.split(" ~ "), fill_value=-1).to_numpy().T
     else:
         people = wide[table.loc[table["person"], "rater"].unique()]
         if who == "all raters":
