@@ -45,7 +45,7 @@ def excess(images, *, mpp=None):
 
 
 def out_of_fold(features, score, *, units, folds=5, seed=0, learner="trees"):
-    """(N,4) probabilities of a cheap learner for every patch, fitted without any patch of its unit; NaN rows where nothing was fitted."""
+    """(N,4) probabilities of a cheap learner, fitted without any patch of the unit; NaN where what it saw lacks the patch's score."""
     features, score, units = np.asarray(features, float), np.asarray(score), np.asarray(units).astype(str)
     known, found = score >= 0, np.full((len(score), len(scores.SCORES)), np.nan)
     folds = min(folds, len(set(units[known])))
@@ -59,9 +59,10 @@ def out_of_fold(features, score, *, units, folds=5, seed=0, learner="trees"):
         found[away] = 0
         if len(set(score[rows])) == 1:  # one score left: nothing can be fitted, and its answer is that score
             found[away, score[rows][0]] = 1
-            continue
-        model = made[learner].fit(features[rows], score[rows])
-        found[np.ix_(away, model.classes_)] = model.predict_proba(features[away])
+        else:
+            model = made[learner].fit(features[rows], score[rows])
+            found[np.ix_(away, model.classes_)] = model.predict_proba(features[away])
+        found[away[~np.isin(score[away], score[rows])]] = np.nan  # who never saw a score is no witness against it
     return found
 
 
@@ -91,16 +92,17 @@ def doubt(score, *, patch, predictions=(), learner=None, rule=None, features=Non
 
 
 def neighbours(features, score, *, units):
-    """(N,4) shares of the scores of the nearest patches of other slides or groups, nearest weighing most."""
+    """(N,4) shares of the scores of the nearest patches of other slides or groups, nearest weighing most; NaN as out_of_fold."""
     z, known = StandardScaler().fit_transform(np.asarray(features, float)), np.flatnonzero(np.asarray(score) >= 0)
     found, units = np.full((len(z), len(scores.SCORES)), np.nan), np.asarray(units).astype(str)
     most = int(pd.Series(units[known]).value_counts().max()) if len(known) else 0
     if not len(known):
         return found
+    shown = pd.Series(units[known]).groupby(score[known]).nunique()  # slides that show a score
     near = NearestNeighbors(n_neighbors=min(NEIGHBOURS + most, len(known))).fit(z[known]).kneighbors(z, return_distance=False)
     for row, order in enumerate(known[near]):
         mine = order[units[order] != units[row]][:NEIGHBOURS]
-        if len(mine):
+        if len(mine) and (score[row] < 0 or shown[score[row]] > 1):
             found[row] = np.bincount(score[mine], weights=1 / np.arange(2, len(mine) + 2), minlength=len(scores.SCORES))
     return found / found.sum(1, keepdims=True)
 
@@ -181,6 +183,8 @@ def _hidden(score, suggested, unstained, units):
 def _reasons(voices, row, score, kind):
     """str, which voices speak for another score, with its share of the voice; or why nothing can be seen."""
     said = ["no stained membrane in this patch, but elsewhere on its slide"] if kind == "not visible here" else []
+    said += ["no evidence: nothing that was asked knows this patch or, from another slide, its score"] * all(
+        np.isnan(voice[row]).any() for voice in voices.values())
     for name, voice in voices.items():
         best = int(np.nan_to_num(voice[row]).argmax())
         if not np.isnan(voice[row]).any() and best != score:

@@ -94,6 +94,20 @@ def test_nothing_of_a_patch_own_slide_is_learnt_from():
     assert (review.neighbours(features, score, units=np.arange(60)).argmax(1) == score).all()
 
 
+def test_a_score_that_one_slide_alone_shows_is_not_doubted_for_want_of_another():
+    units, score = np.repeat(np.arange(6), 4), np.repeat([0, 0, 1, 1, 0, 3], 4)  # one slide of score 3, none of 2
+    features = score[:, None] + np.random.default_rng(0).normal(0, 0.05, (24, 2))
+    learner, near = review.out_of_fold(features, score, units=units), review.neighbours(features, score, units=units)
+    for voice in (learner, near):
+        assert np.isnan(voice[score == 3]).all()
+        assert not np.isnan(voice[score < 3]).any()
+    table = review.doubt(score, patch=np.arange(24), units=units, learner=learner, features=features, rule=np.exp(features[:, 0])).set_index("patch")
+    assert (table.doubt.sort_index()[20:24] == 0).all()
+    assert (table.kind.sort_index()[20:24] == "").all()
+    assert table.reasons.sort_index()[20:24].str.startswith("no evidence").all()
+    assert not table.reasons.sort_index()[:20].str.startswith("no evidence").any()
+
+
 def test_a_blank_patch_is_hidden_only_where_its_slide_shows_the_score():
     rule = np.array([0.001, 0.3, 0.001, 0.001, 0.001, 0.3] * 4 + [0.001] * 40)  # 40 blank patches of slides that score 0: most scores are right
     score, units = np.array([3, 3, 3, 3, 0, 3] * 4 + [0] * 40), np.array(["a", "a", "b", "b", "c", "d"] * 4 + ["e", "f"] * 20)
