@@ -274,7 +274,7 @@ def _ratings(row, table):
         people = wide[table.loc[table["person"], "rater"].unique()]
         if who == "all raters":
             return together(row["metric"], people.to_numpy())
-        votes = [np.bincount(one[one >= 0], minlength=len(SCORES)) for one in people.drop(columns=who, errors="ignore").to_numpy()]
+        votes = [np.bincount(one[one >= 0], minlength=len(SCORES)) for one in people.drop(columns=who, errors="ignore").to_numpy(int)]
         others, own = np.array([one.argmax() if (one == one.max()).sum() == 1 else -1 for one in votes]), wide[who].to_numpy()
     return second(row["metric"], *np.stack([others, own])[:, (others >= 0) & (own >= 0)])  # where the others tie, nothing is settled
 

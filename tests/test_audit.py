@@ -484,3 +484,10 @@ class TestMoved:
         names = {"ResNet18": "network=resnet18"}, {"ResNet18, as presented": "network=resnet18"}
         assert self.verdicts(before, after, names=names) == {"long": "moved"}
         assert set(self.verdicts(before, after).values()) == set(audit.ONLY)
+
+
+def test_one_rater_alone_has_no_others_to_agree_with():
+    table = pd.DataFrame({"patch": ["a", "b"], "rater": "P", "reading": 1, "score": [0, 1], "person": True})
+    value, n = audit._ratings({"run": "P against the other raters", "metric": "kappa quadratic"}, table)
+    assert np.isnan(value)
+    assert n == 0

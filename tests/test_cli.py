@@ -128,3 +128,21 @@ def test_twenty_faults_are_left_out_and_named_in_the_report(tmp_path):
     for file, words in planted.items():
         assert file in text, f"{file} ({words}) is not named"
         assert words in text
+
+
+@pytest.mark.slow  # a whole study with four trainings
+def test_a_study_of_three_splits_and_uneven_seeds_runs_to_its_report(tmp_path):
+    file = tmp_path / "three.toml"
+    file.write_text("[data]\nsource = 'phantom'\n[phantom]\npatches = 80\nslides = 16\nside_px = 64\nmpp = 1.0\nraters = 1\nbalanced = true\n"
+                    "[axes]\nnetwork = ['resnet18']\nside_px = [32]\nweights = ['none']\nseed = [0, 1, 2]\n[[also]]\nsplit = ['random', 'grouped']\nseed = [0]\n"
+                    "[[also]]\nnetwork = 'hybrid'\nseed = [0, 1]\n[train]\nepochs = 1\n[maps]\npatches = 4\nresamples = 50\n")
+    environment = {**os.environ, "HER2_REPORTS": str(tmp_path / "reports"), "HER2_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "her2lib.cli"]
+    done = subprocess.run([*command, "run", str(file)], capture_output=True, text=True, env=environment, timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    numbers = pd.read_csv(tmp_path / "reports" / "three" / "numbers.csv", keep_default_na=False)
+    assert numbers["metric"].str.endswith(" gap").sum() >= 6  # three splits, by accuracy and kappa
+    assert not numbers[numbers["id"].str.startswith("06/")]["run"].str.contains("random|grouped").any()
+    told = subprocess.run([*command, "audit", str(file)], capture_output=True, text=True, env=environment, timeout=300)
+    assert told.returncode == 0, told.stdout
+    assert "contradiction" not in told.stdout
