@@ -229,7 +229,8 @@ def _line(density, where):
     mean = (density * where[:, None]).sum(2) / count[:, None]
     rest = (density - mean[:, :, None]) * where[:, None]
     axis = torch.linalg.eigh(rest @ rest.mT)[1][:, :, 2]  # of the largest eigenvalue
-    axis = axis / axis.mean(1, keepdim=True)
+    steep = axis.mean(1, keepdim=True)
+    axis = axis * steep.sign() / steep.abs().clamp(min=0.05)  # stain darkens all three; a line that does not is read as flat
     return mean[:, None] + axis[:, None] * (SHADES[:, None] - mean.mean(1)[:, None, None])
 
 

@@ -228,20 +228,18 @@ def rows_of(found, **place):
     return table.assign(**place)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """(folder, numbers) of a report with every kind of number that the audit knows, each made by the library from its table."""
-    folder, random, tables, rows = tmp_path_factory.mktemp("made"), np.random.default_rng(0), {}, []
-    truth, draws = random.integers(0, 4, 90), {"resamples": 60}
-    units = pd.Series([f"a{i % 12}" for i in range(90)], name="patient")
-    # networks and nulls, two seeds of one; their difference
+def of_networks(tables, rows, random, truth, units, draws):
+    """None; networks and nulls, two seeds of one; their difference: their tables and the rows made from them."""
     everyone = pd.concat([answered(random, truth, name, f"{name}-{seed}") for name, seeds in (("net", 2), ("rule", 1)) for seed in range(seeds)])
     tables["06/contestants"], place = everyone, {"set": "test", "source": "runs/06/contestants.csv"}
     for name in ("net", "rule"):
         rows.append(rows_of(agreement.metrics(truth, odds_of(everyone, name), units=units, **draws), run=name, **place))
     gap = agreement.compare(truth, [o.argmax(1) for o in odds_of(everyone, "net")], odds_of(everyone, "rule")[0].argmax(1), units=units, **draws)
     rows.append(rows_of(gap, run="net minus rule", **place))
-    # two splits: each its own test patches, some shared; three seeds against two; and before and after reading again
+
+
+def of_splits(tables, rows, random, truth, units, draws):
+    """None; two splits: each its own test patches, some shared; three seeds against two; and before and after reading again: their tables and the rows made from them."""
     part, tests = {"random": range(50), "grouped": range(30, 90)}, []
     for name, own in part.items():
         for seed in range({"random": 3, "grouped": 2}[name]):
@@ -262,7 +260,10 @@ def made(tmp_path_factory):
             agreement.SCORED["kappa quadratic"], score[chosen], [one[chosen] for one in whole[name]], units=units[chosen], **draws)
             for what, score in (("before", truth), ("after", anew))}
         rows.append(rows_of(found, run=name, set="own test", source="runs/09/by_split.csv, runs/09/reread.csv"))
-    # people, some of whom did not read all; a network among the raters
+
+
+def of_people(tables, rows, random, truth, units, draws):
+    """None; people, some of whom did not read all; a network among the raters: their tables and the rows made from them."""
     read = np.stack([truth, (truth + truth % 2) % 4, np.where(np.arange(90) % 5, random.integers(0, 4, 90), -1), random.integers(0, 4, 90)], axis=1)
     raters, place = ["P1", "P2", "P3", "net"], {"set": "rated", "source": "runs/07/ratings.csv"}
     tables["07/ratings"] = pd.DataFrame([(f"p{i}", rater, 1, read[i, k], rater != "net") for k, rater in enumerate(raters)
@@ -278,7 +279,10 @@ def made(tmp_path_factory):
     together = {"Fleiss kappa": agreement.fleiss, "Gwet AC1": agreement.gwet_ac1, "Gwet AC2 (quadratic)": agreement.gwet_ac2,
                 "Krippendorff alpha (ordinal)": agreement.krippendorff}
     rows.append(rows_of({name: agreement.bootstrap(metric, read[:, :3], units=units, **draws) for name, metric in together.items()}, run="all raters", **place))
-    # values kept for each patch, some of them unknown
+
+
+def of_values(tables, rows, random, truth, units, draws):
+    """None; values kept for each patch, some of them unknown: their tables and the rows made from them."""
     values = np.where(random.random((90, 3)) < 0.1, np.nan, random.random((90, 3)))
     mean = {name: intervals.bootstrap(intervals.mean, values[:, k], units=units, **draws) for k, name in enumerate(("share", "shift", "claimed"))}
     tables["08/focus"] = pd.DataFrame({"share": values[:, 0], "label": "net, grad-cam", "kind": "net", "patch": range(90)})
@@ -295,7 +299,11 @@ def made(tmp_path_factory):
     tables["01/rule"] = pd.DataFrame({"score": truth, "value": values[:, 0].round(1) + truth, "predicted": truth}).fillna(0)
     found = {"spearman": agreement.bootstrap(agreement.spearman, tables["01/rule"].value.to_numpy(), truth, units=units, **draws)}
     rows.append(rows_of(found, run="DAB rule", set="all", source="runs/01/rule.csv"))
-    # two probabilities for each patch, and answers that come with a rank
+
+
+def of_answers(tables, rows, random, truth, units, draws):
+    """None; two probabilities for each patch, and answers that come with a rank: their tables and the rows made from them."""
+    everyone = tables["06/contestants"]
     tables["07/corrected"] = pd.concat([answered(random, truth, "net", "net-0", metric=f"accuracy {word}") for word in ("as answered", "corrected")])
     found = {metric: agreement.bootstrap(agreement.accuracy, truth, own[["p0", "p1", "p2", "p3"]].to_numpy().argmax(1), units=units, **draws)
              for metric, own in tables["07/corrected"].groupby("metric")}
@@ -305,6 +313,15 @@ def made(tmp_path_factory):
     ranks = {name: [own["rank"].to_numpy() for _, own in part.groupby("run")] for name, part in tables["93/answers"].groupby("name")}
     less = {"spearman": agreement.bootstrap(lambda t, a, b: agreement.spearman(a, t) - agreement.spearman(b, t), truth, ranks["net"], ranks["rule"][0], units=units, **draws)}
     rows.append(rows_of(less, run="net less rule", set="test", source="runs/93/answers.csv"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(folder, numbers) of a report with every kind of number that the audit knows, each made by the library from its table."""
+    folder, tables, rows, random = tmp_path_factory.mktemp("made"), {}, [], np.random.default_rng(0)
+    known = {"truth": random.integers(0, 4, 90), "units": pd.Series([f"a{i % 12}" for i in range(90)], name="patient"), "draws": {"resamples": 60}}
+    for part in (of_networks, of_splits, of_people, of_values, of_answers):
+        part(tables, rows, random, **known)
     numbers = pd.concat(rows, ignore_index=True)
     numbers["id"] = [f"06/{r.set}/{r.run}/{r.metric}" + f"/{r.source}" * (r.metric in ("accuracy as answered", "spearman")) for r in numbers.itertuples()]
     numbers["question"] = "06_compare"

@@ -187,6 +187,9 @@ def test_the_colour_of_unstained_tissue_is_read_off_its_line():
     wanted = torch.tensor([0.01, 0.0, 0.02]) + torch.tensor([1.2, 1.1, 0.7]) * ((review.SHADES - 0.01)[:, None])
     assert torch.allclose(found[0], wanted, atol=1e-4)
     assert torch.allclose(review._tint(found[0]), wanted[:, ::2] - wanted[:, 1:2], atol=1e-4)
+    odd = torch.stack([shade[0], 0.3 - shade[0], torch.zeros(500)])[None]  # red grows as green falls: no stain does
+    assert torch.isfinite(review._line(odd, torch.ones(1, 500, dtype=bool))).all()
+    assert torch.isfinite(review._line(odd, torch.zeros(1, 500, dtype=bool))).all()
 
 
 def test_twins_are_linked_and_noise_is_not():
