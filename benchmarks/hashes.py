@@ -82,7 +82,11 @@ def phantoms():
             if isinstance(value, np.ndarray):
                 found[f"{score}/{name}"] = value
             elif isinstance(value, dict):
-                found |= {f"{score}/{name}/{key}": one for key, one in value.items() if isinstance(one, np.ndarray)}
+                found |= {
+                    f"{score}/{name}/{key}": one
+                    for key, one in value.items()
+                    if isinstance(one, np.ndarray)
+                }
             elif isinstance(value, pd.DataFrame):
                 found |= {f"{score}/{name}/{key}": one for key, one in of_table(value).items()}
     return found
@@ -146,7 +150,13 @@ def review_(scratch):
     learner = review.out_of_fold(features, score, units=slide)
     excess = review.excess(small.images, mpp=1.0)
     doubt = review.doubt(
-        score, patch=small.name, learner=learner, rule=rule, features=features, units=slide, excess=excess
+        score,
+        patch=small.name,
+        learner=learner,
+        rule=rule,
+        features=features,
+        units=slide,
+        excess=excess,
     )
     groups = review.groups(small.images)
     return {
@@ -155,7 +165,10 @@ def review_(scratch):
         "learner": learner,
         "neighbours": review.neighbours(features, score, units=slide),
         "groups": groups,
-        **{f"doubt/{column}": doubt[column].to_numpy() for column in ("patch", "score", "suggested", "doubt", "kind")},
+        **{
+            f"doubt/{column}": doubt[column].to_numpy()
+            for column in ("patch", "score", "suggested", "doubt", "kind")
+        },
     }
 
 
@@ -201,7 +214,9 @@ def statistics(scratch):
         "human": agreement.human_range(read[:, 1:], names[1:], networks=["net"], **options),
         "compare": agreement.compare(truth, a, b, **options),
         "compare all": agreement.compare_all(truth, {"a": a, "b": b, "c": truth}, **options),
-        "shift": agreement.shift({"one": (truth, a, slides), "two": (truth, b, slides)}, resamples=300),
+        "shift": agreement.shift(
+            {"one": (truth, a, slides), "two": (truth, b, slides)}, resamples=300
+        ),
         "reliability": calibration.reliability(truth, runs[0], units=slides, resamples=100),
         "risk": calibration.risk_coverage(truth, runs[0], units=slides, resamples=100),
     }
@@ -218,10 +233,22 @@ def training(scratch):
     for network in ("resnet18", "densenet201", "vit_tiny", "hybrid"):
         net = models.create(network, side_px=64, weights="none", seed=2)
         recipe = train.recipe("tuned", network=network, epochs=2, batch=8)
-        fit = train.fit(net, small.take(slice(0, 28)), small.take(slice(28, None)), seed=2, progress=False, **recipe)
-        history = fit.history[[column for column in fit.history if "seconds" not in column and column != "verdict"]]
+        fit = train.fit(
+            net,
+            small.take(slice(0, 28)),
+            small.take(slice(28, None)),
+            seed=2,
+            progress=False,
+            **recipe,
+        )
+        history = fit.history[
+            [column for column in fit.history if "seconds" not in column and column != "verdict"]
+        ]
         found[f"{network}/probabilities"] = train.predict(fit.net, small.images)
-        found |= {f"{network}/{column}": history[column].to_numpy() for column in history.select_dtypes("number")}
+        found |= {
+            f"{network}/{column}": history[column].to_numpy()
+            for column in history.select_dtypes("number")
+        }
     twin = train.shuffled(small, seed=3)
     return found | {"shuffled": twin.score}
 
@@ -248,18 +275,30 @@ def maps(scratch):
         }
         if net.layers:
             tables["distance"] = focus.attention_distances(net, x, mpp=1.5)
-            tables["relevance by head"] = pd.DataFrame(attribute.attention(net, x, head=0).flatten(1).numpy())
+            tables["relevance by head"] = pd.DataFrame(
+                attribute.attention(net, x, head=0).flatten(1).numpy()
+            )
         for name, table in tables.items():
-            found |= {f"{network}/{name}/{k}": v for k, v in of_table(table.select_dtypes("number")).items()}
-    found["impute"] = faithfulness.impute(small.float(), torch.rand(4, 64, 64, generator=torch.Generator().manual_seed(1)) < 0.4)
-    found |= {f"ablation/{name}": value for name, value in faithfulness.ablations(small, mpp=1.5).items()}
+            found |= {
+                f"{network}/{name}/{k}": v
+                for k, v in of_table(table.select_dtypes("number")).items()
+            }
+    found["impute"] = faithfulness.impute(
+        small.float(), torch.rand(4, 64, 64, generator=torch.Generator().manual_seed(1)) < 0.4
+    )
+    found |= {
+        f"ablation/{name}": value for name, value in faithfulness.ablations(small, mpp=1.5).items()
+    }
     return found
 
 
 def audits(scratch):
     """Arrays of the audit's findings on the published figures."""
     findings = audit.audit_file(ROOT / "studies" / "published.toml")
-    return {"verdict": findings.verdict.to_numpy(object), "sentence": findings.sentence.to_numpy(object)}
+    return {
+        "verdict": findings.verdict.to_numpy(object),
+        "sentence": findings.sentence.to_numpy(object),
+    }
 
 
 SECTIONS = {
@@ -288,7 +327,11 @@ def collect(sections):
 
 def different(before, after):
     """list of str, the arrays whose hash is not what it was, or that only one side has."""
-    return [name for name in sorted(before.keys() | after.keys()) if before.get(name, {}).get("sha") != after.get(name, {}).get("sha")]
+    return [
+        name
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name, {}).get("sha") != after.get(name, {}).get("sha")
+    ]
 
 
 def main():
@@ -306,7 +349,11 @@ def main():
     before = json.loads(options.against.read_text())
     before = {name: row for name, row in before.items() if name.split("/")[0] in options.sections}
     wrong = different(before, after)
-    print(*[f"differs: {name}" for name in wrong], f"{len(after)} arrays, {len(wrong)} differ", sep="\n")
+    print(
+        *[f"differs: {name}" for name in wrong],
+        f"{len(after)} arrays, {len(wrong)} differ",
+        sep="\n",
+    )
     return int(bool(wrong))
 
 

@@ -51,7 +51,9 @@ def statistics(image):
         "texture, nuclei": np.abs(smooth - ndimage.gaussian_filter(light, 6)).mean(),
         "texture, coarse": coarse.std(),
         "glass, share": (ndimage.gaussian_filter(density.sum(2), 4) < 0.05).mean(),
-        "edges, 95th": np.percentile(np.hypot(ndimage.sobel(smooth, 0), ndimage.sobel(smooth, 1)), 95),
+        "edges, 95th": np.percentile(
+            np.hypot(ndimage.sobel(smooth, 0), ndimage.sobel(smooth, 1)), 95
+        ),
     }
 
 
@@ -61,7 +63,9 @@ def made(seed, *, side_px=1024, mpp=0.5, a_slide=4):
     slide = phantom.slide([77, number], laboratory=number)
     at = phantom.place([78, number], slide, side_um=(1 + (a_slide > 1)) * side_px * mpp)
     at_um = (at[0] + corner % 2 * side_px * mpp, at[1] + corner // 2 * side_px * mpp)
-    return phantom.patch([78, seed], slide=slide, side_px=side_px, mpp=mpp, truth=False, at_um=at_um).image, number
+    return phantom.patch(
+        [78, seed], slide=slide, side_px=side_px, mpp=mpp, truth=False, at_um=at_um
+    ).image, number
 
 
 def coverage(real, count, *, side_px=1024, mpp=0.5, a_slide=4, workers=None):
@@ -72,9 +76,18 @@ def coverage(real, count, *, side_px=1024, mpp=0.5, a_slide=4, workers=None):
     theirs = pd.DataFrame([statistics(image) for image in real["image"]])
     low, high = ours.quantile(0.01), ours.quantile(0.99)
     inside = (theirs >= low) & (theirs <= high)
-    table = {"inside": inside.mean(), "low": low, "high": high, "real low": theirs.min(), "real high": theirs.max()}
+    table = {
+        "inside": inside.mean(),
+        "low": low,
+        "high": high,
+        "real low": theirs.min(),
+        "real high": theirs.max(),
+    }
     if a_slide > 1:
-        table |= {"between/within": spread(ours, [s for _, s in found]), "real b/w": spread(theirs, real["slide"])}
+        table |= {
+            "between/within": spread(ours, [s for _, s in found]),
+            "real b/w": spread(theirs, real["slide"]),
+        }
     return pd.DataFrame(table)
 
 
@@ -93,7 +106,11 @@ def read_real(folder, *, fine=1):
     """{image, slide, score} lists of the real patches, averaged over fine x fine pixels."""
     rows = pd.read_csv(Path(folder) / "manifest.csv")
     images = [Image.open(Path(folder) / p).convert("RGB") for p in rows.path]
-    return dict(image=[np.asarray(i.reduce(fine)) for i in images], slide=list(rows.slide), score=[parse(s) for s in rows.score])
+    return dict(
+        image=[np.asarray(i.reduce(fine)) for i in images],
+        slide=list(rows.slide),
+        score=[parse(s) for s in rows.score],
+    )
 
 
 def sheet(real, *, columns=4, side_px=400):
@@ -117,7 +134,9 @@ def _one(number, score):
 
 def ranges(real, count):
     """Matplotlib figure: per statistic the phantoms' 1st to 99th percentile as a bar from 0 to 1, every real patch as a dot."""
-    found = joblib.Parallel(joblib.cpu_count())(joblib.delayed(_measured)(seed, 512, 1.0, 4) for seed in range(count))
+    found = joblib.Parallel(joblib.cpu_count())(
+        joblib.delayed(_measured)(seed, 512, 1.0, 4) for seed in range(count)
+    )
     ours = pd.DataFrame([row for row, _ in found])
     theirs = pd.DataFrame([statistics(image) for image in real["image"]])
     low, high = ours.quantile(0.01), ours.quantile(0.99)
@@ -127,13 +146,27 @@ def ranges(real, count):
         at = (theirs[name] - low[name]) / (high[name] - low[name])
         drift = np.linspace(-0.24, 0.24, len(at))
         ax.scatter(at, row + drift, s=14, c=[COLOURS[score] for score in real["score"]], lw=0)
-        ax.text(1.62, row, f"{((at >= 0) & (at <= 1)).mean():.0%}", va="center", ha="right", size=10)
+        ax.text(
+            1.62, row, f"{((at >= 0) & (at <= 1)).mean():.0%}", va="center", ha="right", size=10
+        )
     for score, colour in enumerate(COLOURS):
         ax.scatter([], [], s=30, color=colour, label=SCORES[score])
-    ax.set(yticks=range(ours.shape[1]), yticklabels=ours.columns, ylim=(ours.shape[1] - 0.4, -1.1), xlim=(-0.35, 1.65),
-           xticks=[0, 1], xticklabels=["1st", "99th percentile of the phantoms"])
+    ax.set(
+        yticks=range(ours.shape[1]),
+        yticklabels=ours.columns,
+        ylim=(ours.shape[1] - 0.4, -1.1),
+        xlim=(-0.35, 1.65),
+        xticks=[0, 1],
+        xticklabels=["1st", "99th percentile of the phantoms"],
+    )
     ax.text(1.62, -0.8, "within", ha="right", size=10)
-    ax.legend(title="real patches, score", loc="lower center", bbox_to_anchor=(0.5, -0.16), ncols=4, frameon=False)
+    ax.legend(
+        title="real patches, score",
+        loc="lower center",
+        bbox_to_anchor=(0.5, -0.16),
+        ncols=4,
+        frameon=False,
+    )
     ax.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -141,7 +174,9 @@ def ranges(real, count):
 def own(*, columns=8, side_px=256):
     """PIL image of phantoms alone, a row per score."""
     page = Image.new("RGB", (columns * side_px, 4 * side_px), "white")
-    ours = joblib.Parallel(joblib.cpu_count())(joblib.delayed(_one)(10 * score + k, score) for score in range(4) for k in range(columns))
+    ours = joblib.Parallel(joblib.cpu_count())(
+        joblib.delayed(_one)(10 * score + k, score) for score in range(4) for k in range(columns)
+    )
     for k, image in enumerate(ours):
         small = Image.fromarray(image).resize((side_px, side_px), Image.LANCZOS)
         page.paste(small, (k % columns * side_px, k // columns * side_px))
@@ -153,7 +188,10 @@ def main():
     words.add_argument("--real", default=str(ROOT.parent / "shared" / "real"))
     words.add_argument("--out", default="phantom.png")
     words.add_argument("--count", type=int, default=200)
-    words.add_argument("--ranges", help="draw the statistics of real patches within the phantoms' ranges, and nothing else")
+    words.add_argument(
+        "--ranges",
+        help="draw the statistics of real patches within the phantoms' ranges, and nothing else",
+    )
     words.add_argument("--own", help="draw a sheet of phantoms alone, and nothing else")
     asked = words.parse_args()
     if asked.ranges:
@@ -166,11 +204,15 @@ def main():
         start, many = time.perf_counter(), 10
         for seed in range(many):
             phantom.patch(seed, side_px=side_px, score=seed % 4)
-        print(f"{side_px} px: {many / (time.perf_counter() - start):.2f} patches a second on one core, with truth")
+        print(
+            f"{side_px} px: {many / (time.perf_counter() - start):.2f} patches a second on one core, with truth"
+        )
     real = read_real(asked.real)
     table = coverage(real, asked.count)
     print(table.round(3).to_string())
-    print(f"{(table.inside >= 0.9).sum()} of {len(table)} statistics hold at least 90 % of the {len(real['score'])} real patches")
+    print(
+        f"{(table.inside >= 0.9).sum()} of {len(table)} statistics hold at least 90 % of the {len(real['score'])} real patches"
+    )
     sheet(real).save(asked.out)
 
 

@@ -18,9 +18,23 @@ N, ROUNDS = 20, 5
 def project(root, sleep_seconds):
     """None; a project folder with a study of N sleeping notebooks."""
     sources = ['study = "bench"\nrun = ""', f"import time\ntime.sleep({sleep_seconds})"]
-    cells = [{"cell_type": "code", "id": f"cell{i}", "source": source, "outputs": [], "execution_count": None,
-              "metadata": {"tags": ["parameters"]} if i == 0 else {}} for i, source in enumerate(sources)]
-    notebook = {"cells": cells, "metadata": {"kernelspec": {"name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}
+    cells = [
+        {
+            "cell_type": "code",
+            "id": f"cell{i}",
+            "source": source,
+            "outputs": [],
+            "execution_count": None,
+            "metadata": {"tags": ["parameters"]} if i == 0 else {},
+        }
+        for i, source in enumerate(sources)
+    ]
+    notebook = {
+        "cells": cells,
+        "metadata": {"kernelspec": {"name": "python3"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
     for folder in ("notebooks", "studies", "data"):
         (root / folder).mkdir()
     (root / "notebooks" / "02_train_resnet18.ipynb").write_text(json.dumps(notebook))
@@ -52,8 +66,12 @@ def executed(run, study, **how):
     seconds = time.perf_counter() - begun
     assert summary.exit_code == 0, summary
     receipts = [json.loads((task.folder / "done.json").read_text()) for task in run.plan(study)]
-    ends = sorted((datetime.fromisoformat(r["started"]), datetime.fromisoformat(r["ended"])) for r in receipts)
-    return seconds, median((later[0] - earlier[1]).total_seconds() for earlier, later in pairwise(ends))
+    ends = sorted(
+        (datetime.fromisoformat(r["started"]), datetime.fromisoformat(r["ended"])) for r in receipts
+    )
+    return seconds, median(
+        (later[0] - earlier[1]).total_seconds() for earlier, later in pairwise(ends)
+    )
 
 
 def main():
@@ -66,14 +84,24 @@ def main():
         project(Path(folder), sleep_seconds)
         bench = study.load("bench")
         task, notebook = run.plan(bench)[0], Path(folder) / "notebooks" / "02_train_resnet18.ipynb"
-        rounds = [(plain(notebook), ours(run, task)) for _ in range(ROUNDS)]  # by turns: another load meets both
+        rounds = [
+            (plain(notebook), ours(run, task)) for _ in range(ROUNDS)
+        ]  # by turns: another load meets both
         own, same = map(min, zip(*rounds, strict=True))
         (one, pause), (two, _) = executed(run, bench), executed(run, bench, workers=2)
-    print(f"a kernel's own start, work ({sleep_seconds:g} s asleep) and end  {own:6.2f} s (best of {ROUNDS})")
-    print(f"the same as a run of a study                      {same:6.2f} s, and {pause:.2f} s until the next")
-    print(f"overhead of a run                                 {same - own + pause:6.2f} s (at most 1.5)")
+    print(
+        f"a kernel's own start, work ({sleep_seconds:g} s asleep) and end  {own:6.2f} s (best of {ROUNDS})"
+    )
+    print(
+        f"the same as a run of a study                      {same:6.2f} s, and {pause:.2f} s until the next"
+    )
+    print(
+        f"overhead of a run                                 {same - own + pause:6.2f} s (at most 1.5)"
+    )
     print(f"{N} runs on one worker                             {one:6.1f} s")
-    print(f"{N} runs on two workers                            {two:6.1f} s, {two / one:.2f} of one's time (at most 0.6)")
+    print(
+        f"{N} runs on two workers                            {two:6.1f} s, {two / one:.2f} of one's time (at most 0.6)"
+    )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ TILE_PX, LEVELS, MPP = 256, 6, 0.46
 
 def base():
     """(2048,2048,3) uint8, four phantoms side by side: what the tissue of the slide repeats."""
-    four = [phantom.patch(seed, side_px=1024, mpp=MPP, truth=False).image for seed in (3, 8, 13, 21)]
+    four = [
+        phantom.patch(seed, side_px=1024, mpp=MPP, truth=False).image for seed in (3, 8, 13, 21)
+    ]
     return np.vstack([np.hstack(four[:2]), np.hstack(four[2:])])
 
 
@@ -48,12 +50,21 @@ def tiles(picture, side_px, down):
 
 def write_slide(file, side_px):
     """Path of a pyramidal TIFF whose mpp is MPP."""
-    picture, options = base(), dict(dtype="uint8", tile=(TILE_PX, TILE_PX), photometric="rgb", compression="zlib")
+    picture, options = (
+        base(),
+        dict(dtype="uint8", tile=(TILE_PX, TILE_PX), photometric="rgb", compression="zlib"),
+    )
     with tifffile.TiffWriter(file, bigtiff=True) as tiff:
         for level in range(LEVELS):
             side = side_px // 2**level
             resolution = dict(resolution=(1e4 / MPP / 2**level,) * 2, resolutionunit="CENTIMETER")
-            tiff.write(tiles(picture, side, 2**level), shape=(side, side, 3), subfiletype=int(level > 0), **options, **resolution)
+            tiff.write(
+                tiles(picture, side, 2**level),
+                shape=(side, side, 3),
+                subfiletype=int(level > 0),
+                **options,
+                **resolution,
+            )
     return file
 
 
@@ -66,13 +77,18 @@ def opened(path):
 def bare(job):
     """None; what anybody would write: read, drop alpha, encode."""
     path, x, y, side_px, file, level = job
-    opened(path).read_region((x, y), 0, (side_px, side_px)).convert("RGB").save(file, "PNG", compress_level=level)
+    opened(path).read_region((x, y), 0, (side_px, side_px)).convert("RGB").save(
+        file, "PNG", compress_level=level
+    )
 
 
 def turn_of_peer(slide, manifest, folder, workers, level):
     """Seconds of a fresh pool over the fields that the tiler cut."""
     folder.mkdir()
-    jobs = [(str(slide), r.x, r.y, 1024, str(folder / Path(r.path).name), level) for r in manifest.itertuples()]
+    jobs = [
+        (str(slide), r.x, r.y, 1024, str(folder / Path(r.path).name), level)
+        for r in manifest.itertuples()
+    ]
     began = time.perf_counter()
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         list(pool.map(bare, jobs))
@@ -84,19 +100,31 @@ def compare(slide, place, workers, turns):
     ratios, defaults = [], []
     for turn in range(turns):
         began = time.perf_counter()
-        manifest, problems = slides.tile([slide], place / f"own{turn}", workers=workers, progress=False)
+        manifest, problems = slides.tile(
+            [slide], place / f"own{turn}", workers=workers, progress=False
+        )
         own = time.perf_counter() - began
         peer = turn_of_peer(slide, manifest, place / f"peer{turn}", workers, slides.PNG_LEVEL)
         default = turn_of_peer(slide, manifest, place / f"default{turn}", workers, 6)
         n = len(manifest)
-        print(f"{n} patches: own {n / own:.1f}/s, bare {n / peer:.1f}/s, bare with Pillow's default {n / default:.1f}/s {problems or ''}")
+        print(
+            f"{n} patches: own {n / own:.1f}/s, bare {n / peer:.1f}/s, bare with Pillow's default {n / default:.1f}/s {problems or ''}"
+        )
         ratios.append(peer / own)
         defaults.append(default / own)
-    print(f"own / bare {median(ratios):.2f} (turns {', '.join(f'{r:.2f}' for r in ratios)}); wanted: at least 0.7. "
-          f"Against Pillow's default compression {median(defaults):.2f}. All with start-up of {workers} processes.")
-    same = [np.array_equal(np.asarray(Image.open(place / "own0" / r.path)),
-                           np.asarray(openslide.OpenSlide(slide).read_region((r.x, r.y), 0, (1024, 1024)).convert("RGB")))
-            for r in manifest[:: max(1, len(manifest) // 20)].itertuples()]
+    print(
+        f"own / bare {median(ratios):.2f} (turns {', '.join(f'{r:.2f}' for r in ratios)}); wanted: at least 0.7. "
+        f"Against Pillow's default compression {median(defaults):.2f}. All with start-up of {workers} processes."
+    )
+    same = [
+        np.array_equal(
+            np.asarray(Image.open(place / "own0" / r.path)),
+            np.asarray(
+                openslide.OpenSlide(slide).read_region((r.x, r.y), 0, (1024, 1024)).convert("RGB")
+            ),
+        )
+        for r in manifest[:: max(1, len(manifest) // 20)].itertuples()
+    ]
     print(f"{sum(same)} of {len(same)} patches read back pixel-equal.")
 
 
@@ -105,7 +133,9 @@ if __name__ == "__main__":
     options.add_argument("--side-px", type=int, default=20000)
     options.add_argument("--workers", type=int, default=cores())
     options.add_argument("--turns", type=int, default=3)
-    options.add_argument("--slide", type=Path, help="keep the generated slide here, or take the one that is there")
+    options.add_argument(
+        "--slide", type=Path, help="keep the generated slide here, or take the one that is there"
+    )
     options = options.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         made = options.slide or Path(scratch) / "generated.tif"

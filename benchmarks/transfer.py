@@ -36,25 +36,46 @@ def cohort(folder, scratch):
 def scored(net, part):
     """(quadratic-weighted kappa, Spearman) of one network on one cohort."""
     probabilities = train.predict(net, part.images)
-    kappa = cohen_kappa_score(part.score, probabilities.argmax(1), weights="quadratic", labels=range(4))
+    kappa = cohen_kappa_score(
+        part.score, probabilities.argmax(1), weights="quadratic", labels=range(4)
+    )
     return kappa, agreement.spearman(probabilities @ np.arange(4), np.asarray(part.score))
 
 
 def measure(name, real, options, scratch):
     """Prints one line: kappa and Spearman on phantoms of unseen slides and on the real patches, each seed apart."""
     switches, changes = FACTORS[name]
-    settings = dict(patches=options.patches, slides=options.patches // 5, side_px=512, mpp=0.94, seed=22, balanced=True, laboratories=8)
+    settings = dict(
+        patches=options.patches,
+        slides=options.patches // 5,
+        side_px=512,
+        mpp=0.94,
+        seed=22,
+        balanced=True,
+        laboratories=8,
+    )
     folder = phantom.write(scratch / fingerprint(switches), **settings | switches, progress=False)
     table, images = cohort(folder, scratch / "stores")
-    part = {name_: images.take(np.flatnonzero(table["set"] == name_)) for name_ in ("train", "val", "test")}
-    recipe = train.recipe("tuned", network="resnet18", epochs=EPOCHS, lr=1e-3, layer_decay=1.0, **changes)
+    part = {
+        name_: images.take(np.flatnonzero(table["set"] == name_))
+        for name_ in ("train", "val", "test")
+    }
+    recipe = train.recipe(
+        "tuned", network="resnet18", epochs=EPOCHS, lr=1e-3, layer_decay=1.0, **changes
+    )
     seen = []
     for seed in range(options.seeds):
         net = models.create("resnet18", side_px=SIDE_PX, weights="none", seed=seed)
         fit = train.fit(net, part["train"], part["val"], seed=seed, progress=False, **recipe)
         seen.append([*scored(fit.net, part["test"]), *scored(fit.net, real)])
     words = ("phantom kappa", "phantom Spearman", "real kappa", "real Spearman")
-    print(f"{name:28}", "; ".join(f"{word} {' '.join(f'{row[i]:.2f}' for row in seen)}" for i, word in enumerate(words)), flush=True)
+    print(
+        f"{name:28}",
+        "; ".join(
+            f"{word} {' '.join(f'{row[i]:.2f}' for row in seen)}" for i, word in enumerate(words)
+        ),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
@@ -68,6 +89,8 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
         scratch = Path(place)
         table, images = cohort(options.real, scratch / "stores")
-        print(f"{len(table)} real patches of {table['slide'].nunique()} slides; {options.patches} phantoms; {SIDE_PX} px; {EPOCHS} epochs")
+        print(
+            f"{len(table)} real patches of {table['slide'].nunique()} slides; {options.patches} phantoms; {SIDE_PX} px; {EPOCHS} epochs"
+        )
         for name in FACTORS:
             measure(name, images, options, scratch)

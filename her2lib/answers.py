@@ -17,16 +17,55 @@ from her2lib.patches import pixels
 from her2lib.scores import COLOURS, CUTS, SCORES
 
 THUMB_PX, VIEW_PX, PAGE_VIEW_PX, PAGE_MAP_PX = 88, 1024, 512, 56
-SHOWS = {"original": "IHC, as it is", "he": "HE partner",
-         "dab": "DAB (brown)", "haematoxylin": "Haematoxylin (blue)", "map": "Map of a network"}
-TARGETS = {"predicted": "the predicted score", **{score: f"score {score}" for score in SCORES}, "expected": "the expected score",
-           **{cut: f"cut {cut}" for cut in CUTS}}
-UNSIGNED = {"attention", "rollout", "relevance", "centre", "dab", "edges"}  # nothing in their definition goes below 0
-KERNEL_ONLY = {"integrated_gradients", "occlusion"}  # 33 and about 170 passes a patch and score: too slow to write down in advance
+SHOWS = {
+    "original": "IHC, as it is",
+    "he": "HE partner",
+    "dab": "DAB (brown)",
+    "haematoxylin": "Haematoxylin (blue)",
+    "map": "Map of a network",
+}
+TARGETS = {
+    "predicted": "the predicted score",
+    **{score: f"score {score}" for score in SCORES},
+    "expected": "the expected score",
+    **{cut: f"cut {cut}" for cut in CUTS},
+}
+UNSIGNED = {
+    "attention",
+    "rollout",
+    "relevance",
+    "centre",
+    "dab",
+    "edges",
+}  # nothing in their definition goes below 0
+KERNEL_ONLY = {
+    "integrated_gradients",
+    "occlusion",
+}  # 33 and about 170 passes a patch and score: too slow to write down in advance
 STATE = {
-    "patch": 0, "shows": "original", "network": "", "method": "grad_cam", "layer": 1, "head": 0, "score": "predicted", "place": [],
-    "opacity": 0.6, "threshold": 0.0, "smooth": True, "stretch": False, "panels": [], "selected": 0, "extra": [], "search": "",
-    "truth": "any", "predicted": "any", "verdict": "any", "sure_from": 0, "sure_to": 100, "disagree": False, "doubt": False,
+    "patch": 0,
+    "shows": "original",
+    "network": "",
+    "method": "grad_cam",
+    "layer": 1,
+    "head": 0,
+    "score": "predicted",
+    "place": [],
+    "opacity": 0.6,
+    "threshold": 0.0,
+    "smooth": True,
+    "stretch": False,
+    "panels": [],
+    "selected": 0,
+    "extra": [],
+    "search": "",
+    "truth": "any",
+    "predicted": "any",
+    "verdict": "any",
+    "sure_from": 0,
+    "sure_to": 100,
+    "disagree": False,
+    "doubt": False,
 }
 
 
@@ -34,12 +73,21 @@ class Source:
     """What an explorer may ask for: patches (rows of table, images (N,3,H,W) uint8) and the finished networks of a study."""
 
     def __init__(self, study, table, images, *, doubt=None, view_px=VIEW_PX, map_px=VIEW_PX):
-        self.study, self.table, self.images, self.doubt = study, table.reset_index(drop=True), images, doubt
+        self.study, self.table, self.images, self.doubt = (
+            study,
+            table.reset_index(drop=True),
+            images,
+            doubt,
+        )
         self.view_px, self.map_px, self.extra, self.seen = view_px, map_px, [], OrderedDict()
         self.networks = {}
         for name, run in reversed(shown_runs(study).items()):
             net, info = train.load(study.folder_of(run))
-            self.networks[run] = name + " (COLLAPSED)" * bool(info["verdict"]), net.to(train.choose_device()), info
+            self.networks[run] = (
+                name + " (COLLAPSED)" * bool(info["verdict"]),
+                net.to(train.choose_device()),
+                info,
+            )
 
     def answer(self, key):
         """(header dict, bytes) for a key as the JavaScript writes it: thumb/3, picture/3/he, map/3/<run>/grad_cam/2 …"""
@@ -56,15 +104,29 @@ class Source:
 
     def record(self, patches):
         """list of {key: (header, bytes)}, one per patch: all that a page without a kernel may ask for."""
-        packets = [{f"thumb/{patch}": self._picture(patch, "thumb"), f"picture/{patch}/ihc": self._picture(patch, "picture")}
-                   | ({f"picture/{patch}/he": self._picture(patch, "picture", "he")} if self.table.at[patch, "he"] else {})
-                   for patch in patches]
+        packets = [
+            {
+                f"thumb/{patch}": self._picture(patch, "thumb"),
+                f"picture/{patch}/ihc": self._picture(patch, "picture"),
+            }
+            | (
+                {f"picture/{patch}/he": self._picture(patch, "picture", "he")}
+                if self.table.at[patch, "he"]
+                else {}
+            )
+            for patch in patches
+        ]
         for run, (_, net, _) in self.networks.items():
             x = self._input(net, patches)
             for part in pieces(net, x) if net.layers else [slice(None)]:
                 near = Tangent(net, x[part])
                 for kind, *rest in asks(net):
-                    for packet, patch, maps in zip(packets[part], patches[part], self._seen(kind, near, x[part], *rest), strict=True):
+                    for packet, patch, maps in zip(
+                        packets[part],
+                        patches[part],
+                        self._seen(kind, near, x[part], *rest),
+                        strict=True,
+                    ):
                         packet["/".join([kind, str(patch), run, *rest])] = stack(maps)
         return packets
 
@@ -72,17 +134,49 @@ class Source:
         """dict that tells the drawing what there is: patches, networks, methods, colours."""
         inverse = torch.linalg.inv(stain.HDAB)
         return {
-            "study": self.study.name, "targets": TARGETS, "scores": SCORES, "colours": COLOURS, "cuts": CUTS, "state": STATE,
-            "shows": {word: text for word, text in SHOWS.items() if word != "he" or self.table["he"].any()}, "patches": self._rows(),
-            "stains": {name: {"vector": stain.HDAB[k].tolist(), "inverse": inverse[:, k].tolist()}
-                       for k, name in enumerate(stain.STAINS[:2])},
-            "methods": {name: {"label": label(name), "caption": method.caption, "null": method.null, "signed": name not in UNSIGNED,
-                               "scored": len(explains(name)) > 1}
-                        for name, method in METHODS.items()},
-            "networks": [{**{key: info["parameters"].get(key) for key in ("recipe", "seed", "weights")}, "run": run, "name": name,
-                          "verdict": info["verdict"], "side_px": net.side_px, "layers": net.layers, "heads": net.heads, "grid": net.grid,
-                          "methods": [key for key in methods_for(net) if not (more.get("page") and key in KERNEL_ONLY)]}
-                         for run, (name, net, info) in self.networks.items()], **more,
+            "study": self.study.name,
+            "targets": TARGETS,
+            "scores": SCORES,
+            "colours": COLOURS,
+            "cuts": CUTS,
+            "state": STATE,
+            "shows": {
+                word: text for word, text in SHOWS.items() if word != "he" or self.table["he"].any()
+            },
+            "patches": self._rows(),
+            "stains": {
+                name: {"vector": stain.HDAB[k].tolist(), "inverse": inverse[:, k].tolist()}
+                for k, name in enumerate(stain.STAINS[:2])
+            },
+            "methods": {
+                name: {
+                    "label": label(name),
+                    "caption": method.caption,
+                    "null": method.null,
+                    "signed": name not in UNSIGNED,
+                    "scored": len(explains(name)) > 1,
+                }
+                for name, method in METHODS.items()
+            },
+            "networks": [
+                {
+                    **{key: info["parameters"].get(key) for key in ("recipe", "seed", "weights")},
+                    "run": run,
+                    "name": name,
+                    "verdict": info["verdict"],
+                    "side_px": net.side_px,
+                    "layers": net.layers,
+                    "heads": net.heads,
+                    "grid": net.grid,
+                    "methods": [
+                        key
+                        for key in methods_for(net)
+                        if not (more.get("page") and key in KERNEL_ONLY)
+                    ],
+                }
+                for run, (name, net, info) in self.networks.items()
+            ],
+            **more,
         }
 
     def take(self, name, content):
@@ -90,9 +184,22 @@ class Source:
         pixels(io.BytesIO(content))  # a file that is no patch ends here, with the reason
         self.extra.append(content)
         place = len(self.table) + len(self.extra) - 1
-        scored = {run: train.predict(net, self._image(place, net.side_px)[None])[0] for run, (_, net, _) in self.networks.items()}
+        scored = {
+            run: train.predict(net, self._image(place, net.side_px)[None])[0]
+            for run, (_, net, _) in self.networks.items()
+        }
         shares = {run: [round(float(p), 4) for p in row] for run, row in scored.items()}
-        return {"name": name, "set": "", "truth": -1, "mpp": None, "he": False, "raters": {}, "doubt": None, "p": shares, "extra": True}
+        return {
+            "name": name,
+            "set": "",
+            "truth": -1,
+            "mpp": None,
+            "he": False,
+            "raters": {},
+            "doubt": None,
+            "p": shares,
+            "extra": True,
+        }
 
     def _input(self, net, patches):
         """(B,3,side_px,side_px) what the network is given for these patches."""
@@ -104,14 +211,33 @@ class Source:
 
     def _rows(self):
         scored = tables(self.study, "predictions")
-        by_run = {run: scored[scored["run"] == run].set_index("patch")[PROBABILITIES].round(4) for run in self.networks}
-        given = {run: dict(zip(rows.index, rows.to_numpy().tolist(), strict=True)) for run, rows in by_run.items()}
-        doubt = {} if self.doubt is None else self.doubt.dropna(subset="doubt").set_index("patch")["doubt"].round(4).to_dict()
+        by_run = {
+            run: scored[scored["run"] == run].set_index("patch")[PROBABILITIES].round(4)
+            for run in self.networks
+        }
+        given = {
+            run: dict(zip(rows.index, rows.to_numpy().tolist(), strict=True))
+            for run, rows in by_run.items()
+        }
+        doubt = (
+            {}
+            if self.doubt is None
+            else self.doubt.dropna(subset="doubt").set_index("patch")["doubt"].round(4).to_dict()
+        )
         raters = [column for column in self.table if column.startswith("rater_")]
-        return [{"name": row["name"], "set": row["set"], "truth": int(row["score"]), "mpp": row["mpp"] if row["mpp"] > 0 else None,
-                 "he": bool(row["he"]), "raters": {rater[6:]: int(row[rater]) for rater in raters if row[rater] >= 0},
-                 "doubt": doubt.get(row["name"]), "p": {run: rows[row["name"]] for run, rows in given.items() if row["name"] in rows}}
-                for row in self.table.to_dict("records")]
+        return [
+            {
+                "name": row["name"],
+                "set": row["set"],
+                "truth": int(row["score"]),
+                "mpp": row["mpp"] if row["mpp"] > 0 else None,
+                "he": bool(row["he"]),
+                "raters": {rater[6:]: int(row[rater]) for rater in raters if row[rater] >= 0},
+                "doubt": doubt.get(row["name"]),
+                "p": {run: rows[row["name"]] for run, rows in given.items() if row["name"] in rows},
+            }
+            for row in self.table.to_dict("records")
+        ]
 
     def _file(self, patch, which="ihc"):
         if patch >= len(self.table):
@@ -124,14 +250,19 @@ class Source:
             return self.images[patch]
         if (key := (patch, side_px)) not in self.seen:
             self.seen[key] = torch.from_numpy(store.stored(self._file(patch), side_px)[0])
-            while len(self.seen) > 8:  # one patch at the sides of all networks; more would grow with every patch looked at
+            while (
+                len(self.seen) > 8
+            ):  # one patch at the sides of all networks; more would grow with every patch looked at
                 self.seen.popitem(last=False)
         return self.seen[key]
 
     def _picture(self, patch, kind, which="ihc"):
         """JPEG of the middle square, not larger than the view; a thumbnail comes from the store, which decodes nothing."""
         if kind == "thumb" and patch < len(self.table):
-            image = ImageOps.fit(Image.fromarray(np.asarray(self.images[patch]).transpose(1, 2, 0)), (THUMB_PX, THUMB_PX))
+            image = ImageOps.fit(
+                Image.fromarray(np.asarray(self.images[patch]).transpose(1, 2, 0)),
+                (THUMB_PX, THUMB_PX),
+            )
             return {}, _jpeg(image, quality=80)
         image = pixels(self._file(patch, which))
         side_px = min(image.size)
@@ -140,7 +271,13 @@ class Source:
 
     def _map(self, net, x, method, score):
         """(B,1,h,w) one map a patch, at most map_px across."""
-        maps = METHODS[method].function(net, x, int(score) if score.isdigit() else None if score == "-" else score)[:, None].float()
+        maps = (
+            METHODS[method]
+            .function(net, x, int(score) if score.isdigit() else None if score == "-" else score)[
+                :, None
+            ]
+            .float()
+        )
         return F.adaptive_avg_pool2d(maps, self.map_px) if maps.shape[-1] > self.map_px else maps
 
     def _attention(self, net, x, layer="", head="mean"):
@@ -167,16 +304,36 @@ class Tangent(torch.nn.Module):
             setattr(self, name, getattr(net, name))
         with looking(net, gradients=True):
             tap = net.tap(x.detach().clone().requires_grad_(), attention=range(net.layers))
-            inside = {"features": tap.features, **tap.attention} | ({"stem": tap.stem} if tap.stem is not None else {})
-            slopes = [torch.autograd.grad(logit.sum(), list(inside.values()), retain_graph=True) for logit in tap.logits.T]
-        self.logits, self.inside = tap.logits.detach(), {key: value.detach() for key, value in inside.items()}
-        self.slopes = {key: torch.stack(parts) for key, parts in zip(inside, zip(*slopes, strict=True), strict=True)}  # (4,B,...)
+            inside = {"features": tap.features, **tap.attention} | (
+                {"stem": tap.stem} if tap.stem is not None else {}
+            )
+            slopes = [
+                torch.autograd.grad(logit.sum(), list(inside.values()), retain_graph=True)
+                for logit in tap.logits.T
+            ]
+        self.logits, self.inside = (
+            tap.logits.detach(),
+            {key: value.detach() for key, value in inside.items()},
+        )
+        self.slopes = {
+            key: torch.stack(parts)
+            for key, parts in zip(inside, zip(*slopes, strict=True), strict=True)
+        }  # (4,B,...)
 
     def tap(self, x, attention=()):
         """Tap with the network's own insides; whatever hangs on its logits has there exactly the network's gradients."""
-        keys, grad = [key for key in ("features", "stem", *attention) if key in self.inside], torch.is_grad_enabled()
+        keys, grad = (
+            [key for key in ("features", "stem", *attention) if key in self.inside],
+            torch.is_grad_enabled(),
+        )
         leaves = {key: self.inside[key].clone().requires_grad_(grad) for key in keys}
-        return Tap(self._at(leaves), None, leaves["features"], leaves.get("stem"), {layer: leaves[layer] for layer in attention})
+        return Tap(
+            self._at(leaves),
+            None,
+            leaves["features"],
+            leaves.get("stem"),
+            {layer: leaves[layer] for layer in attention},
+        )
 
     def after(self, features):
         """(B,4) logits of a CNN's features, as Net.after."""
@@ -184,15 +341,23 @@ class Tangent(torch.nn.Module):
 
     def _at(self, leaves):
         """(B,4) logits, straight lines through the network's own."""
-        return self.logits + sum(torch.einsum("kbn,bn->bk", self.slopes[key].flatten(2), (leaf - self.inside[key]).flatten(1))
-                                 for key, leaf in leaves.items())
+        return self.logits + sum(
+            torch.einsum(
+                "kbn,bn->bk", self.slopes[key].flatten(2), (leaf - self.inside[key]).flatten(1)
+            )
+            for key, leaf in leaves.items()
+        )
 
 
 def asks(net):
     """list of (kind, words …) of the maps that a page holds of one network."""
     methods = [name for name in methods_for(net) if name not in KERNEL_ONLY | {"attention"}]
     maps = [("map", name, score) for name in methods for score in explains(name)]
-    return maps + ([("attention",), *(("tokens", str(layer), "mean") for layer in range(net.layers))] if net.layers else [])
+    return maps + (
+        [("attention",), *(("tokens", str(layer), "mean") for layer in range(net.layers))]
+        if net.layers
+        else []
+    )
 
 
 def explains(name):
@@ -206,7 +371,11 @@ def label(name):
     method = METHODS[name]
     if method.null:
         return f"{name.replace('_', ' ')} (null)"
-    return method.caption.split(":")[0] if ":" in method.caption else name.replace("_", " ").capitalize()
+    return (
+        method.caption.split(":")[0]
+        if ":" in method.caption
+        else name.replace("_", " ").capitalize()
+    )
 
 
 def stack(maps):
@@ -215,7 +384,10 @@ def stack(maps):
     low, high = maps.min((1, 2)), maps.max((1, 2))
     span = np.where(high > low, high - low, 1)[:, None, None]
     quantised = np.rint((maps - low[:, None, None]) / span * 255).astype(np.uint8)
-    written = {name: [float(f"{value:.5g}") for value in ends] for name, ends in (("low", low), ("high", high))}
+    written = {
+        name: [float(f"{value:.5g}") for value in ends]
+        for name, ends in (("low", low), ("high", high))
+    }
     return {"shape": list(maps.shape), **written}, quantised.tobytes()
 
 

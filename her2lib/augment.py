@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from her2lib.stain import jitter
 
-CHUNK_BYTES = 128 << 20  # pinned and copied to the device at once: 850 patches at 224 px, 42 at 1024 px
+CHUNK_BYTES = (
+    128 << 20
+)  # pinned and copied to the device at once: 850 patches at 224 px, 42 at 1024 px
 
 
 def order(score, *, seed, epoch, balanced=False):
@@ -34,10 +36,18 @@ def place(images, device):
     device = torch.device(device)
     if device.type == "cpu":
         return images, "patches are read straight from the memory map"
-    size, free = images.nbytes, torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 4 << 30
+    size, free = (
+        images.nbytes,
+        torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 4 << 30,
+    )
     if size <= free // 2:
-        return images.to(device), f"all {len(images)} patches ({size / 1e9:.2f} GB) are held on {device}"
-    return images, f"{size / 1e9:.2f} GB of patches pass half of the free {free / 1e9:.2f} GB: chunks are streamed to {device}"
+        return images.to(
+            device
+        ), f"all {len(images)} patches ({size / 1e9:.2f} GB) are held on {device}"
+    return (
+        images,
+        f"{size / 1e9:.2f} GB of patches pass half of the free {free / 1e9:.2f} GB: chunks are streamed to {device}",
+    )
 
 
 def batches(images, parts, device):
@@ -61,7 +71,9 @@ def augment(images, *, seed, epoch, step, flips=False, stain=0.0):
     """(B,3,H,W) uint8: each patch under one of the eight flips and turns, its stains jittered in optical density."""
     generator = _generator(seed, epoch, step + 1)
     if flips:  # three coin tosses make all eight, without interpolation
-        across, down, turn = torch.rand(3, len(images), 1, 1, 1, generator=generator).lt(0.5).to(images.device)
+        across, down, turn = (
+            torch.rand(3, len(images), 1, 1, 1, generator=generator).lt(0.5).to(images.device)
+        )
         images = torch.where(across, images.flip(3), images)
         images = torch.where(down, images.flip(2), images)
         images = torch.where(turn, images.transpose(2, 3), images)
@@ -94,7 +106,8 @@ def own_chance():
 
 def _generator(*numbers):
     seed = 0
-    for number in numbers:  # a stream of its own for each epoch and step: nothing to store, a resumed run draws the same
+    # a stream of its own for each epoch and step: nothing to store, a resumed run draws the same
+    for number in numbers:
         seed = (seed * 1_000_003 + int(number) + 1) % (2**63 - 25)
     return torch.Generator().manual_seed(seed)
 

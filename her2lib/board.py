@@ -9,14 +9,19 @@ from tqdm.auto import tqdm
 from her2lib import lease
 from her2lib.study import read_json
 
-LIVE_SECONDS, LOG_SECONDS = 0.5, 60  # between two looks at the running notebooks: for eyes, and for a log file
+LIVE_SECONDS, LOG_SECONDS = (
+    0.5,
+    60,
+)  # between two looks at the running notebooks: for eyes, and for a log file
 
 
 class Board:
     """One bar for the study and a line per running notebook; in a log file plain lines without control characters."""
 
     def __init__(self, total, progress):
-        shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()  # a notebook has one, a log file has not
+        shell = getattr(
+            sys.modules.get("IPython"), "get_ipython", lambda: None
+        )()  # a notebook has one, a log file has not
         self.live = progress and (sys.stderr.isatty() or shell is not None)
         self.plain, self.total, self.settled, self.next = progress and not self.live, total, 0, 0
         self.lines = []
@@ -31,7 +36,9 @@ class Board:
         for text in texts if self.plain else ():
             print(f"{'':10}{text}", flush=True)
         while self.live and len(self.lines) < len(texts):
-            self.lines.append(tqdm(total=0, bar_format="{desc}", position=len(self.lines) + 1, leave=False))
+            self.lines.append(
+                tqdm(total=0, bar_format="{desc}", position=len(self.lines) + 1, leave=False)
+            )
         for line, text in zip_longest(self.lines, texts if self.live else (), fillvalue=""):
             line.set_description_str(text)
 
@@ -65,11 +72,19 @@ def sentence(row):
     took = f" in {duration(row['seconds'])}" if row["seconds"] and row["state"] != "skipped" else ""
     where = f" (cell {row['cell']} of failed.ipynb)" if row["cell"] else ""
     again = ", is tried again" if row.get("again") else ""
-    return f"{row['task']}: {row['state']}{took}{again}{where}" + (f": {row['error'].splitlines()[-1]}" if row["error"] else "")
+    return f"{row['task']}: {row['state']}{took}{again}{where}" + (
+        f": {row['error'].splitlines()[-1]}" if row["error"] else ""
+    )
 
 
 def duration(seconds):
     """str, a length of time for people; None is unknown."""
     if seconds is None:
         return "unknown"
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -14,7 +14,9 @@ _TINY = 1e-12
 
 def at_least(probabilities):
     """(N,3) probability that the score lies above each of the three cuts."""
-    return np.clip(np.cumsum(np.asarray(probabilities, float)[:, ::-1], axis=1)[:, ::-1][:, 1:], 0, 1)
+    return np.clip(
+        np.cumsum(np.asarray(probabilities, float)[:, ::-1], axis=1)[:, ::-1][:, 1:], 0, 1
+    )
 
 
 class Ranked:
@@ -26,20 +28,30 @@ class Ranked:
         self.split, self.why = split, why
 
     def __call__(self, truth, probabilities):
-        return float(self.draws(np.ones((1, len(truth))), np.arange(len(truth)), truth, probabilities)[0])
+        return float(
+            self.draws(np.ones((1, len(truth))), np.arange(len(truth)), truth, probabilities)[0]
+        )
 
     def draws(self, weights, index, /, truth, probabilities):
         """(R,) AUROC under each row of unit weights (R,G)."""
         pairs = [(p, g) for p, g in self.split(truth, probabilities) if p.any() and not p.all()]
         if not pairs:
             return np.full(len(weights), np.nan)
-        parts = np.array_split(weights, max(1, weights.shape[0] * len(index) // 2_000_000))  # 16 MB at a time
-        return np.concatenate([np.mean([_auroc(p, g, part[:, index]) for p, g in pairs], axis=0) for part in parts])
+        parts = np.array_split(
+            weights, max(1, weights.shape[0] * len(index) // 2_000_000)
+        )  # 16 MB at a time
+        return np.concatenate(
+            [np.mean([_auroc(p, g, part[:, index]) for p, g in pairs], axis=0) for part in parts]
+        )
 
 
-auroc_macro = Ranked(lambda t, p: [(t == k, p[:, k]) for k in range(p.shape[1])], "all patches have the same score")
-auroc_cut = [Ranked(lambda t, p, k=k: [(t > k, at_least(p)[:, k])], f"all patches lie on one side of {cut}")
-             for k, cut in enumerate(CUTS)]
+auroc_macro = Ranked(
+    lambda t, p: [(t == k, p[:, k]) for k in range(p.shape[1])], "all patches have the same score"
+)
+auroc_cut = [
+    Ranked(lambda t, p, k=k: [(t > k, at_least(p)[:, k])], f"all patches lie on one side of {cut}")
+    for k, cut in enumerate(CUTS)
+]
 
 
 def _rps_rows(truth, probabilities):
@@ -50,7 +62,9 @@ def _rps_rows(truth, probabilities):
 def _ece_rows(truth, probabilities, cut):
     forecast, above = at_least(probabilities)[:, cut], np.asarray(truth) > cut
     spot = np.eye(BINS)[np.minimum((forecast * BINS).astype(int), BINS - 1)]  # (N,bins)
-    return np.stack([spot, spot * forecast[:, None], spot * above[:, None]], axis=1).reshape(len(forecast), -1)
+    return np.stack([spot, spot * forecast[:, None], spot * above[:, None]], axis=1).reshape(
+        len(forecast), -1
+    )
 
 
 def _ece(sums):
@@ -67,7 +81,9 @@ def fit_temperature(truth, probabilities):
     logits, rows = np.log(np.clip(probabilities, _TINY, 1)), np.arange(len(truth))
     if not len(rows):
         raise ValueError("A temperature needs validation patches: there are none.")
-    best = minimize_scalar(lambda t: -log_softmax(logits * np.exp(-t), axis=1)[rows, truth].mean(), bounds=(-3, 5))
+    best = minimize_scalar(
+        lambda t: -log_softmax(logits * np.exp(-t), axis=1)[rows, truth].mean(), bounds=(-3, 5)
+    )
     return float(np.exp(best.x))
 
 
@@ -96,8 +112,19 @@ def reliability(truth, probabilities, *, units, resamples=1000, seed=0):
         bins = np.minimum((forecast * BINS).astype(int), BINS - 1)
         for b in np.unique(bins):
             seen = bootstrap(_among, above, bins == b, units=units, resamples=resamples, seed=seed)
-            found.append({"cut": cut, "bin": int(b), "forecast": forecast[bins == b].mean(), "observed": seen.value,
-                          "low": seen.low, "high": seen.high, "n": seen.n, "units": seen.units, "note": seen.note})
+            found.append(
+                {
+                    "cut": cut,
+                    "bin": int(b),
+                    "forecast": forecast[bins == b].mean(),
+                    "observed": seen.value,
+                    "low": seen.low,
+                    "high": seen.high,
+                    "n": seen.n,
+                    "units": seen.units,
+                    "note": seen.note,
+                }
+            )
     return pd.DataFrame(found)
 
 
@@ -105,18 +132,33 @@ def risk_coverage(truth, probabilities, *, units, steps=20, resamples=1000, seed
     """DataFrame, per share of patches kept (surest first): threshold, error and off-by-two rate of the kept, intervals."""
     sure, chosen = np.max(probabilities, axis=1), np.argmax(probabilities, axis=1)
     away, found = np.abs(chosen - np.asarray(truth)), []
-    for threshold in np.unique(np.quantile(sure, np.linspace(0, 1, steps, endpoint=False), method="lower"))[::-1]:
+    for threshold in np.unique(
+        np.quantile(sure, np.linspace(0, 1, steps, endpoint=False), method="lower")
+    )[::-1]:
         kept = sure >= threshold
         row = {"threshold": threshold, "coverage": kept.mean(), "sent on": int((~kept).sum())}
         for name, wrong in (("error", away > 0), ("off_by_two", away > 1)):
-            seen = bootstrap(_among, wrong.astype(float), kept, units=units, resamples=resamples, seed=seed)
-            row |= {name: seen.value, f"{name}_low": seen.low, f"{name}_high": seen.high, "n": seen.n, "units": seen.units}
+            seen = bootstrap(
+                _among, wrong.astype(float), kept, units=units, resamples=resamples, seed=seed
+            )
+            row |= {
+                name: seen.value,
+                f"{name}_low": seen.low,
+                f"{name}_high": seen.high,
+                "n": seen.n,
+                "units": seen.units,
+            }
         found.append(row)
     return pd.DataFrame(found)
 
 
-_among = Counted(lambda hit, kept: np.stack([hit * kept, kept], axis=1).astype(float), lambda s: s[..., 0] / s[..., 1],
-                 kind="proportion", size=lambda rows: rows[:, 1], why="no patch is left")
+_among = Counted(
+    lambda hit, kept: np.stack([hit * kept, kept], axis=1).astype(float),
+    lambda s: s[..., 0] / s[..., 1],
+    kind="proportion",
+    size=lambda rows: rows[:, 1],
+    why="no patch is left",
+)
 
 
 def _auroc(positive, graded, weights):

@@ -11,8 +11,10 @@ from her2lib.images import DataError, probe
 from her2lib.study import code_fingerprint, fingerprint, read_json, write_json
 
 RECOVER_PX = 512  # the longest borders that are compared; shorter ones link fewer tiles
-RANDOM = ("The sets were drawn patch by patch, as the study asks (split = random): patches of one slide or patient stand on both "
-          "sides, so results look better than they would on new slides.")
+RANDOM = (
+    "The sets were drawn patch by patch, as the study asks (split = random): patches of one slide or patient stand on both "
+    "sides, so results look better than they would on new slides."
+)
 
 
 @dataclass(frozen=True)
@@ -32,30 +34,61 @@ def prepared(study, *, side_px, split="official", progress=True):
     tables, problems = read(study, progress=progress)
     known = {name for one in tables for name in one["name"]}
     tables, left_out = _only(tables, study.data["scores"])
-    shares = {"seed": study.data["split_seed"], "val": study.data["val"], "test": study.data["test"]}
-    whole = pd.concat([tables[0], *(more.assign(set="external") for more in tables[1:])], ignore_index=True)
+    shares = {
+        "seed": study.data["split_seed"],
+        "val": study.data["val"],
+        "test": study.data["test"],
+    }
+    whole = pd.concat(
+        [tables[0], *(more.assign(set="external") for more in tables[1:])], ignore_index=True
+    )
     place = {"side_px": side_px, "folder": study.store}
-    table, notes = _split(tables[0], split, recover=lambda: recovered(study, whole, progress=progress)[: len(tables[0])], **shares)
-    table = _reread(study, pd.concat([table, whole.iloc[len(table) :]], ignore_index=True), known)  # the split stays
+    table, notes = _split(
+        tables[0],
+        split,
+        recover=lambda: recovered(study, whole, progress=progress)[: len(tables[0])],
+        **shares,
+    )
+    table = _reread(
+        study, pd.concat([table, whole.iloc[len(table) :]], ignore_index=True), known
+    )  # the split stays
     (table,), also_out = _only([table], study.data["scores"])
     images = store.open_store(table, progress=progress, skip_bad=study.data["skip_bad"], **place)
     lost = store.lost(table, **place).rename(columns={"name": "file"}).assign(severity="error")
     table = table[~table["name"].isin(lost["file"])].reset_index(drop=True)
-    return Data(table, images, notes + left_out + also_out, pd.concat([*problems, lost], ignore_index=True))
+    return Data(
+        table, images, notes + left_out + also_out, pd.concat([*problems, lost], ignore_index=True)
+    )
 
 
 def recovered(study, table, *, progress=True):
     """(N,) str, the slide group of every patch of table, recovered once from patches of RECOVER_PX and kept beside the stores."""
     from her2lib import review, store
 
-    side_px = min(RECOVER_PX, *(min(sides) for sides in probe(table["path"], cache=study.store)["side_px"]))
-    images = store.open_store(table, side_px=side_px, folder=study.store, progress=progress, skip_bad=study.data["skip_bad"])
-    files = [(name, os.path.getsize(path), os.stat(path).st_mtime_ns) for name, path in zip(table["name"], table["path"], strict=True)]
+    side_px = min(
+        RECOVER_PX, *(min(sides) for sides in probe(table["path"], cache=study.store)["side_px"])
+    )
+    images = store.open_store(
+        table,
+        side_px=side_px,
+        folder=study.store,
+        progress=progress,
+        skip_bad=study.data["skip_bad"],
+    )
+    files = [
+        (name, os.path.getsize(path), os.stat(path).st_mtime_ns)
+        for name, path in zip(table["name"], table["path"], strict=True)
+    ]
     file = study.store / f"groups-{fingerprint(files, code_fingerprint('review'))}.json"
     if not file.is_file():
-        write_json(file, dict(zip(images.name.tolist(), review.groups(images.images).tolist(), strict=True)))
+        write_json(
+            file,
+            dict(zip(images.name.tolist(), review.groups(images.images).tolist(), strict=True)),
+        )
     found = read_json(file)
-    return np.array([found.get(name, name) for name in table["name"]], object)  # what cannot be decoded stands alone
+    return np.array(
+        [found.get(name, name) for name in table["name"]], object
+    )  # what cannot be decoded stands alone
 
 
 def read(study, *, progress=True):
@@ -79,7 +112,9 @@ def _reread(study, table, known):
     if not {"patch", "reread"} <= set(again):
         raise DataError(f"{where} needs the columns patch and reread.")
     if len(wrong := again[~again["patch"].isin(known) | again["patch"].duplicated()]):
-        raise DataError(f"{where}: the patch {wrong['patch'].iloc[0]!r} is unknown or stands there twice: correct that row.")
+        raise DataError(
+            f"{where}: the patch {wrong['patch'].iloc[0]!r} is unknown or stands there twice: correct that row."
+        )
     score = table["name"].map(again.set_index("patch")["reread"].map(scores.parse))
     return table.assign(score=score.fillna(table["score"]).astype(int))
 
@@ -88,18 +123,32 @@ def _only(tables, wanted):
     """(tables, sentences): only patches of the scores a study asks for; none asked for means all."""
     if not wanted:
         return tables, []
-    kept = [table[table["score"].isin([scores.SCORES.index(score) for score in wanted])].reset_index(drop=True) for table in tables]
+    kept = [
+        table[table["score"].isin([scores.SCORES.index(score) for score in wanted])].reset_index(
+            drop=True
+        )
+        for table in tables
+    ]
     if not (lost := sum(map(len, tables)) - sum(map(len, kept))):
         return kept, []
-    return kept, [f"This study asks for the scores {', '.join(wanted)} only: {lost} patches of other scores, or of none, are left out."]
+    return kept, [
+        f"This study asks for the scores {', '.join(wanted)} only: {lost} patches of other scores, or of none, are left out."
+    ]
 
 
 def _split(table, split, *, recover, **shares):
     """(table, notes): given sets kept (official), ignored (grouped: whole slides, or recovered groups), or slides as well (random)."""
-    free = table if split == "official" else table.assign(set=table["set"].where(table["set"] == "external", ""))
+    free = (
+        table
+        if split == "official"
+        else table.assign(set=table["set"].where(table["set"] == "external", ""))
+    )
     if split == "grouped" and ((table["slide"] == "") & (table["patient"] == "")).any():
         return splits.grouped(free, recover(), **shares)
     if split != "random":
         return patches.split(free, **shares)
     drawn, notes = patches.split(free.assign(slide="", patient=""), **shares)
-    return table.assign(set=drawn["set"]), [RANDOM, *(note for note in notes if "slide is known" not in note)]
+    return table.assign(set=drawn["set"]), [
+        RANDOM,
+        *(note for note in notes if "slide is known" not in note),
+    ]

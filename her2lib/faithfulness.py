@@ -11,7 +11,9 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from her2lib import attribute, focus, models, stain
 
 SHARES = tuple(share / 10 for share in range(1, 10))  # of the pixels imputed by ROAD (Rong 2022)
-CACHE_PX = 4 * 224**2  # pixels imputed together on a CPU: more leave the cache and cost a quarter more each
+CACHE_PX = (
+    4 * 224**2
+)  # pixels imputed together on a CPU: more leave the cache and cost a quarter more each
 
 
 def deletion(net, x, *, maps, score, steps=20, baseline="blur"):
@@ -32,7 +34,12 @@ def area(curves):
 def road(net, x, *, maps, score, shares=SHARES, noise=0.01, seed=0):
     """DataFrame, a row per patch and share: what is shown with the most and with the least relevant pixels imputed."""
     ranks = _ranks(F.interpolate(maps[:, None], x.shape[-2:], mode="bilinear")[:, 0])
-    grain = torch.stack([torch.randn(x.shape[1:], generator=generator) for generator in attribute.generators(x, seed)]).to(x)
+    grain = torch.stack(
+        [
+            torch.randn(x.shape[1:], generator=generator)
+            for generator in attribute.generators(x, seed)
+        ]
+    ).to(x)
     tables = []
     with attribute.looking(net, gradients=False):
         for share in shares:
@@ -47,15 +54,26 @@ def road(net, x, *, maps, score, shares=SHARES, noise=0.01, seed=0):
 
 def belief(net, x, *, maps, score, steps=5, shares=(0.3, 0.6)):
     """DataFrame, a row per patch: deletion and insertion (areas, blurred baseline) and road (mean over shares)."""
-    curves = {removed.__name__: area(removed(net, x, maps=maps, score=score, steps=steps)).cpu() for removed in (deletion, insertion)}
+    curves = {
+        removed.__name__: area(removed(net, x, maps=maps, score=score, steps=steps)).cpu()
+        for removed in (deletion, insertion)
+    }
     table = pd.DataFrame({"patch": range(len(x)), **curves})
-    return table.join(road(net, x, maps=maps, score=score, shares=shares).groupby("patch")["road"].mean(), on="patch")
+    return table.join(
+        road(net, x, maps=maps, score=score, shares=shares).groupby("patch")["road"].mean(),
+        on="patch",
+    )
 
 
 def impute(images, hidden, *, tolerance=4e-3, rounds=30):
     """(B,C,H,W) float images, hidden pixels (B,H,W) bool solved to be their neighbours' weighted mean (Rong 2022)."""
     size = max(1, CACHE_PX // images[0, 0].numel()) if images.device.type == "cpu" else len(images)
-    return torch.cat([_solve(*part, tolerance, rounds) for part in zip(images.split(size), hidden.split(size), strict=True)])
+    return torch.cat(
+        [
+            _solve(*part, tolerance, rounds)
+            for part in zip(images.split(size), hidden.split(size), strict=True)
+        ]
+    )
 
 
 def randomised(net, *, stages=8, seed=0):
@@ -64,10 +82,14 @@ def randomised(net, *, stages=8, seed=0):
     owners = [(name, [*module.parameters(recurse=False)]) for name, module in net.named_modules()]
     owners = [owner for owner in owners if owner[1]][::-1]
     generator = torch.Generator().manual_seed(seed)
-    for stage, places in enumerate(torch.arange(len(owners)).tensor_split(min(stages, len(owners))), 1):
+    for stage, places in enumerate(
+        torch.arange(len(owners)).tensor_split(min(stages, len(owners))), 1
+    ):
         for tensor in (tensor for place in places for tensor in owners[place][1]):
             order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
-            tensor.data = tensor.data.flatten()[order].view_as(tensor)  # it keeps its scale: only what was learnt is lost
+            tensor.data = tensor.data.flatten()[order].view_as(
+                tensor
+            )  # it keeps its scale: only what was learnt is lost
         yield stage, owners[places[-1]][0], net
 
 
@@ -83,9 +105,14 @@ def sanity(net, x, *, score, method=attribute.grad_cam, stages=8, seed=0):
 def alike(a, b, *, grid=7, top=0.2):
     """DataFrame, a row per patch: spearman of two maps on at most grid x grid cells, overlap (Jaccard) of their highest cells."""
     size = [min(grid, *sides) for sides in zip(a.shape[1:], b.shape[1:], strict=True)]
-    a, b = (torch.from_numpy(rankdata(_pooled(maps, size).flatten(1).numpy(), axis=1)) for maps in (a, b))
+    a, b = (
+        torch.from_numpy(rankdata(_pooled(maps, size).flatten(1).numpy(), axis=1))
+        for maps in (a, b)
+    )
     centred = [ranks - ranks.mean(1, keepdim=True) for ranks in (a, b)]
-    spearman = (centred[0] * centred[1]).sum(1) / (centred[0].norm(dim=1) * centred[1].norm(dim=1))  # NaN for a constant map
+    spearman = (centred[0] * centred[1]).sum(1) / (
+        centred[0].norm(dim=1) * centred[1].norm(dim=1)
+    )  # NaN for a constant map
     high = [ranks > (1 - top) * ranks.shape[1] for ranks in (a, b)]
     overlap = (high[0] & high[1]).sum(1) / (high[0] | high[1]).sum(1)
     return pd.DataFrame({"patch": range(len(a)), "spearman": spearman, "overlap": overlap})
@@ -96,9 +123,18 @@ def stability(net, images, *, score, method=attribute.grad_cam, shift_px=8, seed
     own = method(net, models.normalise(images, net), score)
     stained = stain.jitter(images, generator=torch.Generator().manual_seed(seed))
     moved = method(net, models.normalise(images.roll((shift_px, shift_px), (2, 3)), net), score)
-    there, back = (F.interpolate(maps[:, None], images.shape[-2:], mode="bilinear")[:, 0] for maps in (own, moved))
-    inner = (..., slice(shift_px, -shift_px), slice(shift_px, -shift_px))  # what was rolled over the border does not belong there
-    shifted = alike(there[inner], back.roll((-shift_px, -shift_px), (1, 2))[inner]).assign(change="shift")
+    there, back = (
+        F.interpolate(maps[:, None], images.shape[-2:], mode="bilinear")[:, 0]
+        for maps in (own, moved)
+    )
+    inner = (
+        ...,
+        slice(shift_px, -shift_px),
+        slice(shift_px, -shift_px),
+    )  # what was rolled over the border does not belong there
+    shifted = alike(there[inner], back.roll((-shift_px, -shift_px), (1, 2))[inner]).assign(
+        change="shift"
+    )
     stained = alike(own, method(net, models.normalise(stained, net), score)).assign(change="stain")
     return pd.concat([shifted, stained], ignore_index=True)
 
@@ -106,11 +142,18 @@ def stability(net, images, *, score, method=attribute.grad_cam, shift_px=8, seed
 def likeness(net, images, *, score, method=attribute.grad_cam, stages=2, shift_px=8):
     """DataFrame, a row per change and patch: likeness of maps to the patch's own; "another patch" is the null that belief must clear."""
     own = method(net, models.normalise(images, net), score)
-    tables = [alike(own, own.roll(len(own) // 2, 0)).assign(change="another patch")]  # half a table away: seldom of the same slide
+    tables = [
+        alike(own, own.roll(len(own) // 2, 0)).assign(change="another patch")
+    ]  # half a table away: seldom of the same slide
     wrecked = sanity(net, models.normalise(images, net), score=score, method=method, stages=stages)
     for stage, name in ((1, "later half randomised"), (stages, "all weights randomised")):
-        tables.append(wrecked[wrecked.stage == stage].drop(columns=["stage", "module"]).assign(change=name))
-    return pd.concat([*tables, stability(net, images, score=score, method=method, shift_px=shift_px)], ignore_index=True)
+        tables.append(
+            wrecked[wrecked.stage == stage].drop(columns=["stage", "module"]).assign(change=name)
+        )
+    return pd.concat(
+        [*tables, stability(net, images, score=score, method=method, shift_px=shift_px)],
+        ignore_index=True,
+    )
 
 
 def deciding_mass(maps, deciding):
@@ -119,7 +162,17 @@ def deciding_mass(maps, deciding):
     rows = []
     for name, given in (maps | {"oracle": deciding.float()}).items():
         mass = focus.share(given, deciding)
-        rows.append(pd.DataFrame({"patch": range(len(mass)), "map": name, "mass": mass, "area": covered, "lift": mass / covered}))
+        rows.append(
+            pd.DataFrame(
+                {
+                    "patch": range(len(mass)),
+                    "map": name,
+                    "mass": mass,
+                    "area": covered,
+                    "lift": mass / covered,
+                }
+            )
+        )
     return pd.concat(rows, ignore_index=True)
 
 
@@ -127,9 +180,13 @@ def ablations(images, *, masks=None, mpp=None, seed=0):
     """{name: (B,3,H,W) uint8} the patches with one kind of evidence left or taken; masks from stain, or the truth on phantoms."""
     tumour = (masks or stain.masks(images, mpp=mpp))["tumour"][:, None]
     rim_px = round(stain.px(images, 6.0, mpp))
-    grown = F.max_pool2d(tumour.float(), 2 * rim_px + 1, 1, rim_px) > 0  # a brown rim left standing would tell the score
+    grown = (
+        F.max_pool2d(tumour.float(), 2 * rim_px + 1, 1, rim_px) > 0
+    )  # a brown rim left standing would tell the score
     glass = stain.white_point(images).round().to(torch.uint8)[:, :, None, None]
-    down, across = ((torch.arange(side) - (side - 1) / 2).abs() >= side / 4 for side in images.shape[-2:])
+    down, across = (
+        (torch.arange(side) - (side - 1) / 2).abs() >= side / 4 for side in images.shape[-2:]
+    )
     corners = (down[:, None] & across).to(images.device)  # the outer quarters of both sides
     return {
         "intact": images,
@@ -155,15 +212,24 @@ def _shown(logits, score):
 def _ranks(maps):
     """(B,h,w) 0 for the highest cell to just under 1 for the lowest."""
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(order.shape[1], device=maps.device, dtype=torch.float32).expand_as(order) / order.shape[1]
+    places = (
+        torch.arange(order.shape[1], device=maps.device, dtype=torch.float32).expand_as(order)
+        / order.shape[1]
+    )
     return torch.empty_like(places).scatter_(1, order, places).view_as(maps)
 
 
 def _curve(net, x, maps, score, steps, baseline, inserted):
     if baseline not in ("blur", "tokens"):
-        raise ValueError(f"{baseline!r} is not a baseline: take 'blur', or 'tokens' for a network with attention.")
+        raise ValueError(
+            f"{baseline!r} is not a baseline: take 'blur', or 'tokens' for a network with attention."
+        )
     with attribute.looking(net, gradients=False):
-        step = _token_step(net, x, maps, inserted) if baseline == "tokens" else _blur_step(net, x, maps, inserted)
+        step = (
+            _token_step(net, x, maps, inserted)
+            if baseline == "tokens"
+            else _blur_step(net, x, maps, inserted)
+        )
         return torch.stack([_shown(step(k / steps), score) for k in range(steps + 1)], 1)
 
 
@@ -178,19 +244,30 @@ def _token_step(net, x, maps, inserted):
     if not net.layers:
         raise ValueError(f"{net.network} has no tokens to drop: use baseline='blur'.")
     tokens = net.tokens(x)[1]
-    order = _pooled(maps, net.grid).flatten(1).argsort(dim=1, descending=True, stable=True).to(x.device) + net.prefix_tokens
+    order = (
+        _pooled(maps, net.grid).flatten(1).argsort(dim=1, descending=True, stable=True).to(x.device)
+        + net.prefix_tokens
+    )
 
     def step(share):
         cut = round(share * order.shape[1])
         keep = order[:, :cut] if inserted else order[:, cut:]
-        left = torch.cat([tokens[:, : net.prefix_tokens], tokens.gather(1, keep[:, :, None].expand(-1, -1, tokens.shape[2]))], 1)
+        left = torch.cat(
+            [
+                tokens[:, : net.prefix_tokens],
+                tokens.gather(1, keep[:, :, None].expand(-1, -1, tokens.shape[2])),
+            ],
+            1,
+        )
         return net.backbone.forward_head(net.backbone.norm(net.backbone.blocks(left)))
 
     return step
 
 
 def _pooled(maps, size):
-    return F.adaptive_avg_pool2d(maps.cpu().double(), size)  # on the CPU: Apple's GPUs know no double precision
+    return F.adaptive_avg_pool2d(
+        maps.cpu().double(), size
+    )  # on the CPU: Apple's GPUs know no double precision
 
 
 def _blur(images, sigma_px):
@@ -206,7 +283,9 @@ def _membranes_blurred(images, mpp):
     stains = stain.unmix(images, residual=True)
     brown = stains[:, 1:2].clamp(min=0)
     flat = _blur(brown, stain.px(images, 6.0, mpp))
-    stains[:, 1:2] = flat * brown.mean((2, 3), keepdim=True) / flat.mean((2, 3), keepdim=True).clamp(min=1e-9)
+    stains[:, 1:2] = (
+        flat * brown.mean((2, 3), keepdim=True) / flat.mean((2, 3), keepdim=True).clamp(min=1e-9)
+    )
     density = torch.einsum("bshw,sc->bchw", stains, stain.HDAB.to(stains))
     return (255 * torch.pow(10.0, -density)).round().clamp(0, 255).to(torch.uint8)
 
@@ -214,9 +293,20 @@ def _membranes_blurred(images, mpp):
 def _tiles_shuffled(images, generator, tiles=4):
     b, c, h, w = images.shape
     h, w = h // tiles, w // tiles
-    cut = images[:, :, : h * tiles, : w * tiles].reshape(b, c, tiles, h, tiles, w).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
-    cut = torch.stack([patch[torch.randperm(tiles**2, generator=generator).to(images.device)] for patch in cut])
-    return cut.reshape(b, tiles, tiles, c, h, w).permute(0, 3, 1, 4, 2, 5).reshape(b, c, h * tiles, w * tiles)
+    cut = (
+        images[:, :, : h * tiles, : w * tiles]
+        .reshape(b, c, tiles, h, tiles, w)
+        .permute(0, 2, 4, 1, 3, 5)
+        .flatten(1, 2)
+    )
+    cut = torch.stack(
+        [patch[torch.randperm(tiles**2, generator=generator).to(images.device)] for patch in cut]
+    )
+    return (
+        cut.reshape(b, tiles, tiles, c, h, w)
+        .permute(0, 3, 1, 4, 2, 5)
+        .reshape(b, c, h * tiles, w * tiles)
+    )
 
 
 def _solve(images, hidden, tolerance, rounds):
@@ -233,7 +323,9 @@ def _solve(images, hidden, tolerance, rounds):
         bent = _residual(direction, centre).mul_(inside)
         length = moving * now / (-_dot(direction, bent)).clamp(min=1e-20)
         filled.addcmul_(direction, length)
-        moving = length * direction.abs().amax((1, 2, 3), keepdim=True) >= tolerance  # each patch stops as it would alone
+        moving = (
+            length * direction.abs().amax((1, 2, 3), keepdim=True) >= tolerance
+        )  # each patch stops as it would alone
         if not moving.any():
             break
         residual, before = residual.addcmul_(bent, length), now.clamp(min=1e-20)
@@ -244,9 +336,16 @@ def _levels(hidden):
     """[(hidden, Jacobi step, centre weight)] down to 8 cells a side; a coarse cell is hidden where all its pixels are."""
     masks = [hidden]
     while min(masks[-1].shape[-2:]) > 8:
-        masks.append((F.avg_pool2d(masks[-1], 2, ceil_mode=True, count_include_pad=False) > 0.999).to(hidden))
-    centres = [_around(torch.ones_like(mask[:1])) for mask in masks]  # less at the border, where neighbours are missing
-    return [(mask, 0.85 * mask / (centre - 1 / 3), centre) for mask, centre in zip(masks, centres, strict=True)]
+        masks.append(
+            (F.avg_pool2d(masks[-1], 2, ceil_mode=True, count_include_pad=False) > 0.999).to(hidden)
+        )
+    centres = [
+        _around(torch.ones_like(mask[:1])) for mask in masks
+    ]  # less at the border, where neighbours are missing
+    return [
+        (mask, 0.85 * mask / (centre - 1 / 3), centre)
+        for mask, centre in zip(masks, centres, strict=True)
+    ]
 
 
 def _cycle(residual, levels):
@@ -269,7 +368,9 @@ def _restricted(values):
         values = values.transpose(-1, axis)
         even, odd = values[..., ::2], values[..., 1::2]
         whole, length = even * 0.75, odd.shape[-1]
-        whole[..., :length].add_(odd, alpha=0.75)[..., : even.shape[-1] - 1].add_(even[..., 1:], alpha=0.25)
+        whole[..., :length].add_(odd, alpha=0.75)[..., : even.shape[-1] - 1].add_(
+            even[..., 1:], alpha=0.25
+        )
         whole[..., 1:].add_(odd[..., : whole.shape[-1] - 1], alpha=0.25)
         values = whole.transpose(-1, axis)
     return values
@@ -312,7 +413,10 @@ def _pushed(images, known):
     levels, values = [], images * known
     while min(values.shape[-2:]) > 1:
         levels.append((values, known))
-        values, weight = (F.avg_pool2d(part, 2, ceil_mode=True, count_include_pad=False) for part in (values, known))
+        values, weight = (
+            F.avg_pool2d(part, 2, ceil_mode=True, count_include_pad=False)
+            for part in (values, known)
+        )
         known = (weight > 0).to(values)
         values = values / weight.clamp(min=1e-9)
     for fine, known in reversed(levels):

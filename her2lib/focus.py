@@ -14,9 +14,14 @@ from scipy.ndimage import distance_transform_edt
 from her2lib import attribute
 from her2lib.intervals import FEW_UNITS, Estimate, bootstrap, mean
 
-EDGE_UM, EDGE_PX = 30.0, 14.0  # two to three carcinoma cells; 14 px is 30 um where 224 px show 480 um
+EDGE_UM, EDGE_PX = (
+    30.0,
+    14.0,
+)  # two to three carcinoma cells; 14 px is 30 um where 224 px show 480 um
 BANDS_UM, BANDS_PX = (0.0, 15.0, 30.0, 60.0, math.inf), (0.0, 7.0, 14.0, 28.0, math.inf)
-REGISTER_TIMES = 3.0  # tokens this many times the median norm are counted as register-like (after Darcet 2024)
+REGISTER_TIMES = (
+    3.0  # tokens this many times the median norm are counted as register-like (after Darcet 2024)
+)
 
 
 @dataclass(frozen=True)
@@ -33,52 +38,75 @@ class Claim:
 def share(maps, mask):
     """(B,) share of each map's positive mass on a mask (B,H,W) bool, cell by cell spread evenly; NaN without mass."""
     mass = maps.cpu().clamp(min=0).double()  # on the CPU: Apple's GPUs know no double precision
-    return (mass * _covered(mask, maps)).sum((1, 2)) / mass.sum((1, 2))  # 0/0 is NaN: a map without mass has no focus
+    return (mass * _covered(mask, maps)).sum((1, 2)) / mass.sum(
+        (1, 2)
+    )  # 0/0 is NaN: a map without mass has no focus
 
 
 def focus(maps, masks, *, mpp=None, grid=7):
     """DataFrame, a row per patch: share_, area_ and hit_ per mask, edge_to_centre, edge_share, entropy, gini, peaks, positive."""
     table = {"positive": maps.clamp(min=0).sum((1, 2)) / maps.abs().sum((1, 2))}
     for name, mask in masks.items():
-        table[f"share_{name}"], table[f"area_{name}"] = share(maps, mask), mask.cpu().double().mean((1, 2))
+        table[f"share_{name}"], table[f"area_{name}"] = (
+            share(maps, mask),
+            mask.cpu().double().mean((1, 2)),
+        )
         table[f"hit_{name}"] = pointing(maps, mask)
     table = pd.DataFrame({name: column.cpu().numpy() for name, column in table.items()})
     if "tumour" in masks:
         table["edge_to_centre"] = edge_to_centre(maps, masks["tumour"], mpp=mpp)
-        table["edge_share"] = 1 - 1 / (1 + table.edge_to_centre)  # 0.5 = even; the ratio can be infinite, so average this one
+        table["edge_share"] = 1 - 1 / (
+            1 + table.edge_to_centre
+        )  # 0.5 = even; the ratio can be infinite, so average this one
     return table.join(scatter(maps, grid=grid))
 
 
 def chance(maps, generators, masks, *, draws=8, **options):
     """DataFrame as of focus(): the same values placed by chance, mean of some draws; what stands beside the map as its null."""
-    tables = [focus(attribute.surrogate(maps, generators), masks, **options) for _ in range(draws)]  # each draw moves the generators on
+    tables = [
+        focus(attribute.surrogate(maps, generators), masks, **options) for _ in range(draws)
+    ]  # each draw moves the generators on
     return pd.concat(tables).groupby(level=0).mean()
 
 
 def pointing(maps, mask):
     """(B,) pointing game: how much of the map's highest cell the mask (B,H,W) covers, 0..1; chance is the mask's area."""
-    return _covered(mask, maps).flatten(1).gather(1, maps.cpu().flatten(1).argmax(1, keepdim=True))[:, 0]
+    return (
+        _covered(mask, maps)
+        .flatten(1)
+        .gather(1, maps.cpu().flatten(1).argmax(1, keepdim=True))[:, 0]
+    )
 
 
 def edge_to_centre(maps, tumour, *, mpp=None):
     """(B,) mass per area within EDGE_UM (EDGE_PX: mpp unknown) of the tumour's edge over that further inside; 1 = even."""
     table = bands(maps, tumour, mpp=mpp, um=(0.0, EDGE_UM, math.inf), px=(0.0, EDGE_PX, math.inf))
-    density = table.pivot(index="patch", columns="band", values="density").reindex(index=range(len(maps)), columns=[0, 1])
+    density = table.pivot(index="patch", columns="band", values="density").reindex(
+        index=range(len(maps)), columns=[0, 1]
+    )
     return (density[0] / density[1]).to_numpy()
 
 
 def bands(maps, tumour, *, mpp=None, um=BANDS_UM, px=BANDS_PX):
     """DataFrame, a row per patch and band of depth inside the tumour: low, high, unit, mass, area, density (1 = even)."""
     rows = []
-    for patch, (mask, length) in enumerate(zip(tumour.cpu().numpy(), _lengths(mpp, len(maps)), strict=True)):
+    for patch, (mask, length) in enumerate(
+        zip(tumour.cpu().numpy(), _lengths(mpp, len(maps)), strict=True)
+    ):
         if mask.all() or not mask.any():
             continue  # no edge is to be seen in this patch
         limits, unit = (px, "px") if np.isnan(length) else (um, "um")
-        depth = distance_transform_edt(mask) * (1.0 if unit == "px" else length)  # the patch's border cuts the tumour, no edge
-        inside = torch.from_numpy(np.stack([(depth > low) & (depth <= high) for low, high in pairwise(limits)]))
+        depth = distance_transform_edt(mask) * (
+            1.0 if unit == "px" else length
+        )  # the patch's border cuts the tumour, no edge
+        inside = torch.from_numpy(
+            np.stack([(depth > low) & (depth <= high) for low, high in pairwise(limits)])
+        )
         mass = share(maps[patch : patch + 1].expand(len(inside), -1, -1), inside).numpy()
         area = inside.double().mean((1, 2)).numpy()
-        rows += [(patch, i, limits[i], limits[i + 1], unit, mass[i], area[i]) for i in range(len(inside))]
+        rows += [
+            (patch, i, limits[i], limits[i + 1], unit, mass[i], area[i]) for i in range(len(inside))
+        ]
     table = pd.DataFrame(rows, columns=["patch", "band", "low", "high", "unit", "mass", "area"])
     for column in ("mass", "area"):
         table[column] /= table.groupby("patch")[column].transform("sum")
@@ -95,14 +123,22 @@ def scatter(maps, *, grid=7):
     ranks = torch.arange(1, n + 1, dtype=part.dtype)
     gini = (part.sort(1).values * (2 * ranks - n - 1)).sum(1) / n
     top = mass.amax((1, 2), keepdim=True)
-    peaks = ((mass == F.max_pool2d(mass, 3, 1, 1)) & (mass > top / 2)).sum((1, 2)).double().where(top[:, 0, 0] > 0, math.nan)
+    peaks = (
+        ((mass == F.max_pool2d(mass, 3, 1, 1)) & (mass > top / 2))
+        .sum((1, 2))
+        .double()
+        .where(top[:, 0, 0] > 0, math.nan)
+    )
     return pd.DataFrame({"entropy": entropy, "gini": gini, "peaks": peaks})
 
 
 def attention_distance(attention, grid, *, pitch_px=1.0):
     """(B,heads) mean distance in px from a patch token to those it attends to, mean over queries (Dosovitskiy 2021)."""
     h, w = grid
-    places = torch.cartesian_prod(torch.arange(h), torch.arange(w)).to(attention).reshape(h * w, 2) * pitch_px
+    places = (
+        torch.cartesian_prod(torch.arange(h), torch.arange(w)).to(attention).reshape(h * w, 2)
+        * pitch_px
+    )
     among = attention[..., -h * w :, -h * w :]  # (B,heads,h*w,h*w): prefix tokens have no place
     return ((among * torch.cdist(places, places)).sum(-1) / among.sum(-1)).mean(-1)
 
@@ -114,10 +150,20 @@ def attention_distances(net, x, *, mpp=None):
         for part in attribute.pieces(net, x):
             seen = net.tap(x[part], attention=range(net.layers)).attention
             pitch_px = x.shape[-1] / net.grid[1]
-            parts.append(torch.stack([attention_distance(seen[i], net.grid, pitch_px=pitch_px) for i in range(net.layers)], 1))
+            parts.append(
+                torch.stack(
+                    [
+                        attention_distance(seen[i], net.grid, pitch_px=pitch_px)
+                        for i in range(net.layers)
+                    ],
+                    1,
+                )
+            )
     distance = torch.cat(parts).cpu().double().numpy()  # (B,layers,heads)
     patch, layer, head = (index.ravel() for index in np.indices(distance.shape))
-    table = pd.DataFrame({"patch": patch, "layer": layer, "head": head, "distance_px": distance.ravel()})
+    table = pd.DataFrame(
+        {"patch": patch, "layer": layer, "head": head, "distance_px": distance.ravel()}
+    )
     return table.assign(distance_um=table.distance_px * _lengths(mpp, len(x))[patch])
 
 
@@ -131,16 +177,30 @@ def high_norm_tokens(net, x, *, times=REGISTER_TIMES):
 
 def attention_by_weights(nets, x, *, mpp=None):
     """DataFrame, attention_distances of {weights: net}, and `tokens`: how many high-norm tokens the patch has."""
-    tables = [attention_distances(net, x, mpp=mpp).assign(weights=weights) for weights, net in nets.items()]
+    tables = [
+        attention_distances(net, x, mpp=mpp).assign(weights=weights)
+        for weights, net in nets.items()
+    ]
     counts = [high_norm_tokens(net, x)[1].cpu().numpy() for net in nets.values()]
-    return pd.concat([table.assign(tokens=count[table.patch]) for table, count in zip(tables, counts, strict=True)], ignore_index=True)
+    return pd.concat(
+        [
+            table.assign(tokens=count[table.patch])
+            for table, count in zip(tables, counts, strict=True)
+        ],
+        ignore_index=True,
+    )
 
 
 def truth(folder, names, *, side_px):
     """{mask: (B,side_px,side_px) bool} of the truth that lies beside phantoms: tumour, membrane, deciding cells and others."""
     stored = [np.load(Path(folder) / f"{Path(name).stem}.npz") for name in names]
-    masks = {mask: torch.from_numpy(np.stack([one[mask] for one in stored])) for mask in stored[0].files}
-    return {mask: F.interpolate(found[:, None].float(), side_px, mode="nearest-exact")[:, 0] > 0 for mask, found in masks.items()}
+    masks = {
+        mask: torch.from_numpy(np.stack([one[mask] for one in stored])) for mask in stored[0].files
+    }
+    return {
+        mask: F.interpolate(found[:, None].float(), side_px, mode="nearest-exact")[:, 0] > 0
+        for mask, found in masks.items()
+    }
 
 
 def means(table, columns, *, by, units, resamples=2000):
@@ -149,60 +209,129 @@ def means(table, columns, *, by, units, resamples=2000):
     for key, part in table.groupby(list(by), sort=False):
         own = dict(units=units.iloc[part["patch"]], resamples=resamples)
         found = {column: bootstrap(mean, part[column].to_numpy(float), **own) for column in columns}
-        rows += [dict(zip(by, key, strict=True)) | {"metric": column} | vars(estimate) for column, estimate in found.items()]
+        rows += [
+            dict(zip(by, key, strict=True)) | {"metric": column} | vars(estimate)
+            for column, estimate in found.items()
+        ]
     return pd.DataFrame(rows)
 
 
 def claims(focused, *, right, farther, lost):
     """[Claim] of the study; focused: focus() with kind (network), method, null and patch; the others {kind: (B,) by patch}."""
-    table = focused.set_index(["kind", "method", "null", "patch"])[["edge_share", "share_tumour", "entropy"]].sort_index()
+    table = focused.set_index(["kind", "method", "null", "patch"])[
+        ["edge_share", "share_tumour", "entropy"]
+    ].sort_index()
     unknown = np.full(focused["patch"].nunique(), math.nan)
 
     def of(kind, method, column, null=False):
-        return table.loc[(kind, method, null), column].to_numpy() if (kind, method, null) in table.index else unknown
+        return (
+            table.loc[(kind, method, null), column].to_numpy()
+            if (kind, method, null) in table.index
+            else unknown
+        )
 
     def beyond(kind, method, column):
         return of(kind, method, column) - of(kind, method, column, null=True)
 
     cam, follow, cnn, vit, hybrid = "grad_cam", "relevance", "resnet18", "vit", "hybrid"
     good = np.asarray(right.get(cnn, unknown), float)  # NaN where there is no ResNet18
-    edge, tumour, less = "edge share less its null", "share on tumour less its null", "scatter (entropy) less that of the other"
+    edge, tumour, less = (
+        "edge share less its null",
+        "share on tumour less its null",
+        "scatter (entropy) less that of the other",
+    )
     return [
-        Claim("ResNet18, right: looks at the tumour's edge and ignores its centre", (cnn,), edge, "above",
-              np.where(good == 1, beyond(cnn, cam, "edge_share"), math.nan)),
-        Claim("ResNet18, wrong: ignored the tumour", (cnn,), tumour, "below",
-              np.where(good == 0, beyond(cnn, cam, "share_tumour"), math.nan)),
-        Claim("ViT loses focus, looks at background", (vit,), tumour, "below", beyond(vit, follow, "share_tumour")),
-        Claim("ViT is scattered (against ResNet18, Grad-CAM of both)", (vit, cnn), less, "above",
-              of(vit, cam, "entropy") - of(cnn, cam, "entropy")),
-        Claim("Hybrid is less scattered than ViT (relevance of both)", (hybrid, vit), less, "below",
-              of(hybrid, follow, "entropy") - of(vit, follow, "entropy")),
-        Claim("Hybrid looks at edges again", (hybrid,), edge, "above", beyond(hybrid, follow, "edge_share")),
-        Claim("ViT looks far away from its earliest layer on", (vit,), "attention distance, px, of layer 1 less untrained", "above",
-              farther.get(vit, unknown)),
-        Claim("Convolution keeps position (against ViT)", (cnn, vit), "accuracy lost by shuffled tiles less ViT's loss", "above",
-              lost.get(cnn, unknown) - lost.get(vit, unknown)),
-        Claim("Convolution keeps position: the hybrid (against ViT)", (hybrid, vit), "accuracy lost by shuffled tiles less ViT's loss",
-              "above", lost.get(hybrid, unknown) - lost.get(vit, unknown)),
-    ]  # fmt: skip
+        Claim(
+            "ResNet18, right: looks at the tumour's edge and ignores its centre",
+            (cnn,),
+            edge,
+            "above",
+            np.where(good == 1, beyond(cnn, cam, "edge_share"), math.nan),
+        ),
+        Claim(
+            "ResNet18, wrong: ignored the tumour",
+            (cnn,),
+            tumour,
+            "below",
+            np.where(good == 0, beyond(cnn, cam, "share_tumour"), math.nan),
+        ),
+        Claim(
+            "ViT loses focus, looks at background",
+            (vit,),
+            tumour,
+            "below",
+            beyond(vit, follow, "share_tumour"),
+        ),
+        Claim(
+            "ViT is scattered (against ResNet18, Grad-CAM of both)",
+            (vit, cnn),
+            less,
+            "above",
+            of(vit, cam, "entropy") - of(cnn, cam, "entropy"),
+        ),
+        Claim(
+            "Hybrid is less scattered than ViT (relevance of both)",
+            (hybrid, vit),
+            less,
+            "below",
+            of(hybrid, follow, "entropy") - of(vit, follow, "entropy"),
+        ),
+        Claim(
+            "Hybrid looks at edges again",
+            (hybrid,),
+            edge,
+            "above",
+            beyond(hybrid, follow, "edge_share"),
+        ),
+        Claim(
+            "ViT looks far away from its earliest layer on",
+            (vit,),
+            "attention distance, px, of layer 1 less untrained",
+            "above",
+            farther.get(vit, unknown),
+        ),
+        Claim(
+            "Convolution keeps position (against ViT)",
+            (cnn, vit),
+            "accuracy lost by shuffled tiles less ViT's loss",
+            "above",
+            lost.get(cnn, unknown) - lost.get(vit, unknown),
+        ),
+        Claim(
+            "Convolution keeps position: the hybrid (against ViT)",
+            (hybrid, vit),
+            "accuracy lost by shuffled tiles less ViT's loss",
+            "above",
+            lost.get(hybrid, unknown) - lost.get(vit, unknown),
+        ),
+    ]
 
 
 def verdict(estimate, null=0.0, *, says="above", broken="", groups=math.inf):
     """(word, why): confirmed or refuted where the estimate's interval lies clear of the null's, else undecided, as with few groups."""
     if says not in ("above", "below"):
-        raise ValueError(f"A claim says that a value lies 'above' or 'below' its null, not {says!r}.")
+        raise ValueError(
+            f"A claim says that a value lies 'above' or 'below' its null, not {says!r}."
+        )
     low, high = (null.low, null.high) if isinstance(null, Estimate) else (null, null)
     if broken:
         return "undecided", broken
     if not np.isfinite([estimate.low, estimate.high, low, high]).all():
         return "undecided", estimate.note or "there is no interval"
-    if groups < FEW_UNITS:  # two patients once "refuted" a claim in the demo: resampling two values knows nothing of a third
+    if (
+        groups < FEW_UNITS
+        # two patients once "refuted" a claim in the demo: resampling two values knows nothing of a
+        # third
+    ):
         return "undecided", f"only {groups} independent patients or slides, {FEW_UNITS} are needed"
     rough = f"; {estimate.note}" if estimate.note else ""
     side = "above" if estimate.low > high else "below" if estimate.high < low else ""
     if not side:
         return "undecided", f"the interval does not lie clear of the null{rough}"
-    return "confirmed" if side == says else "refuted", f"the whole interval lies {side} the null{rough}"
+    return (
+        "confirmed" if side == says else "refuted",
+        f"the whole interval lies {side} the null{rough}",
+    )
 
 
 def _covered(mask, maps):

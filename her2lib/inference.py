@@ -22,15 +22,33 @@ from her2lib.intervals import Counted, bootstrap, mean
 from her2lib.scores import SCORES, name
 
 NEIGHBOURS, QUANTILE, FOLDS = 5, 0.99, 5
-KNOWN = ["patch", "path", "slide", "patient", "x", "y", "mpp", "dab"]  # of a patch before it is scored; NaN where it is not
-BLOCK = 4  # fields a side: what the bootstrap draws whole, because neighbours share tissue, stain and cut
+KNOWN = [
+    "patch",
+    "path",
+    "slide",
+    "patient",
+    "x",
+    "y",
+    "mpp",
+    "dab",
+]  # of a patch before it is scored; NaN where it is not
+# fields a side: what the bootstrap draws whole, because neighbours share tissue, stain and cut
+BLOCK = 4
 SHARE = 0.1
-PART = 64  # patches decoded, scored and mapped at a time, so memory stays flat over a slide of 10,000
+PART = (
+    64  # patches decoded, scored and mapped at a time, so memory stays flat over a slide of 10,000
+)
 SHOWN_PX = 512  # of a patch under its map
-RULE = ("A slide is summed up as the highest score that, with all higher ones, more than 10 % of its patches are given. The rule counts "
-        "patches, not tumour cells, and no pathologist has looked: it is not an ASCO/CAP score.")
+RULE = (
+    "A slide is summed up as the highest score that, with all higher ones, more than 10 % of its patches are given. The rule counts "
+    "patches, not tumour cells, and no pathologist has looked: it is not an ASCO/CAP score."
+)
 RESEARCH = "Research use only: a patch-level surrogate is not an ASCO/CAP score."
-given = Counted(lambda hit: np.stack([hit, np.ones(len(hit))], 1), lambda sums: sums[..., 0] / sums[..., 1], kind="proportion")
+given = Counted(
+    lambda hit: np.stack([hit, np.ones(len(hit))], 1),
+    lambda sums: sums[..., 0] / sums[..., 1],
+    kind="proportion",
+)
 
 
 @dataclass(frozen=True)
@@ -47,10 +65,17 @@ def find_run(written):
     folder = Path(written)
     if not (folder / "run.json").is_file():
         study, _, run = str(written).strip("/").partition("/")
-        runs = sorted(file.parent for file in (study_.REPORTS / study / "runs").glob(f"{run or '*'}/run.json"))
+        runs = sorted(
+            file.parent for file in (study_.REPORTS / study / "runs").glob(f"{run or '*'}/run.json")
+        )
         if len(runs) != 1:
-            names = ", ".join(f"{study}/{one.name}" for one in runs) or "none is finished: `her2 run` trains one"
-            raise DataError(f"{written} is not the folder of one finished run. Of study {study!r}: {names}.")
+            names = (
+                ", ".join(f"{study}/{one.name}" for one in runs)
+                or "none is finished: `her2 run` trains one"
+            )
+            raise DataError(
+                f"{written} is not the folder of one finished run. Of study {study!r}: {names}."
+            )
         folder = runs[0]
     return folder
 
@@ -64,11 +89,16 @@ def score(paths, run, *, folder, maps=200, device=None, progress=True, **tiling)
     if not len(rows):
         raise DataError("There is nothing to score. " + " ".join(problems))
     if info["verdict"]:
-        notes.insert(0, f"COLLAPSED: this run {info['verdict']}; its scores, maps and distances mean nothing.")
+        notes.insert(
+            0,
+            f"COLLAPSED: this run {info['verdict']}; its scores, maps and distances mean nothing.",
+        )
     notes += _fields_differ(rows, familiar)
     table = _scored(net.to(device), rows, familiar, folder, maps, device, problems, progress)
     if maps < len(table):
-        notes.append(f"Maps were drawn for {maps} of {len(table)} patches, evenly chosen; --maps N draws more.")
+        notes.append(
+            f"Maps were drawn for {maps} of {len(table)} patches, evenly chosen; --maps N draws more."
+        )
     summed = summary(table)
     for slide, part in table[table.x.notna()].groupby("slide"):
         _heat(slide, part, folder)
@@ -84,11 +114,17 @@ def gather(paths, folder, *, progress=True, **tiling):
     tables, problems, cut = [], [], []
     for path in map(Path, paths):
         if not path.exists():
-            raise DataError(f"There is nothing at {path}: name an image, a folder of them, a manifest.csv or a slide.")
+            raise DataError(
+                f"There is nothing at {path}: name an image, a folder of them, a manifest.csv or a slide."
+            )
         inside = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
         if path.suffix.lower() == ".csv" or (path / "manifest.csv").is_file():
             tables.append(_listed(path, problems))
-        elif whole := [p for p in inside if p.suffix.lower() in slides.SUFFIXES and openslide.OpenSlide.detect_format(p)]:
+        elif whole := [
+            p
+            for p in inside
+            if p.suffix.lower() in slides.SUFFIXES and openslide.OpenSlide.detect_format(p)
+        ]:
             cut += whole
         else:
             tables.append(_loose(path, problems))
@@ -102,21 +138,33 @@ def gather(paths, folder, *, progress=True, **tiling):
 
 def familiarity(net, info, run, *, device, progress=True):
     """(Familiar or None, sentences): from embedding.npz beside the model, or computed from the study's training patches and kept there."""
-    file, stamp = run / "embedding.npz", hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    file, stamp = (
+        run / "embedding.npz",
+        hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest(),
+    )
     held = dict(np.load(file, allow_pickle=False)) if file.is_file() else {}
     if str(held.get("stamp", "")) != stamp:
         known, why = training(run, info, progress=progress)
         if known is None:
-            return None, [f"Whether a patch is unlike the training data is not known: {why} The columns distance and unlike stay empty."]
+            return None, [
+                f"Whether a patch is unlike the training data is not known: {why} The columns distance and unlike stay empty."
+            ]
         _, embedding = look(net, known.images, device=device)
         field_um = float(pd.Series(known.mpp, dtype=float).median()) * net.side_px
-        held = dict(stamp=stamp, embedding=embedding, limit=held_out_limit(embedding, known.slide), field_um=field_um)
+        held = dict(
+            stamp=stamp,
+            embedding=embedding,
+            limit=held_out_limit(embedding, known.slide),
+            field_um=field_um,
+        )
         np.savez(buffer := io.BytesIO(), **held)
         study_.write_bytes(file, buffer.getvalue())
     familiar = Familiar(held["embedding"], float(held["limit"]), float(held["field_um"]))
-    return familiar, [f"Unlike the training data: the mean cosine distance in the network's embedding to the {NEIGHBOURS} nearest of "
-                      f"{len(familiar.embedding)} training patches exceeds {familiar.limit:.3g}, which {QUANTILE:.0%} of them keep to the "
-                      "training patches of other slides."]
+    return familiar, [
+        f"Unlike the training data: the mean cosine distance in the network's embedding to the {NEIGHBOURS} nearest of "
+        f"{len(familiar.embedding)} training patches exceeds {familiar.limit:.3g}, which {QUANTILE:.0%} of them keep to the "
+        "training patches of other slides."
+    ]
 
 
 def training(run, info, *, progress=True):
@@ -128,20 +176,32 @@ def training(run, info, *, progress=True):
         if not study.cohort_path.exists():
             return None, f"the study's patches are no longer at {study.cohort_path}."
         if study_.data_fingerprint(study) != info["fingerprints"].get("data"):
-            return None, f"the patches of study {study.name} have changed since this run was trained."
-        data = cohort.prepared(study, side_px=axes["side_px"], split=axes["split"], progress=progress)
+            return (
+                None,
+                f"the patches of study {study.name} have changed since this run was trained.",
+            )
+        data = cohort.prepared(
+            study, side_px=axes["side_px"], split=axes["split"], progress=progress
+        )
     except (study_.StudyError, DataError, OSError) as error:
         return None, str(error)
     kept = patches.subset(data.table, fraction=axes["n_train"], seed=axes["seed"])["name"]
-    return data.patches.take(np.flatnonzero((data.table["set"] == "train") & data.table["name"].isin(kept))), ""
+    return data.patches.take(
+        np.flatnonzero((data.table["set"] == "train") & data.table["name"].isin(kept))
+    ), ""
 
 
 @torch.inference_mode()
 def look(net, images, *, device="cpu", batch=32):
     """((N,4) float32 probabilities, (N,D) float32 embedding) of uint8 images (N,3,H,W)."""
     net = net.to(device).eval()
-    taps = [net.tap(models.normalise(images[i : i + batch], net)) for i in range(0, len(images), batch)]
-    return tuple(torch.cat(part).float().cpu().numpy() for part in ([t.logits.softmax(1) for t in taps], [t.embedding for t in taps]))
+    taps = [
+        net.tap(models.normalise(images[i : i + batch], net)) for i in range(0, len(images), batch)
+    ]
+    return tuple(
+        torch.cat(part).float().cpu().numpy()
+        for part in ([t.logits.softmax(1) for t in taps], [t.embedding for t in taps])
+    )
 
 
 def distance(embedding, known):
@@ -167,16 +227,49 @@ def summary(table):
     for slide, part in table[table.slide != ""].groupby("slide"):
         units, caution = _blocks(part)
         answer = part[[f"p{k}" for k in range(4)]].to_numpy().argmax(1)
-        found = {f"share of {name(k)}": bootstrap(given, (answer == k).astype(float), units=units) for k in range(4)}
+        found = {
+            f"share of {name(k)}": bootstrap(given, (answer == k).astype(float), units=units)
+            for k in range(4)
+        }
         found["mean expected score"] = bootstrap(mean, part.expected.to_numpy(), units=units)
-        rows += [dict(slide=slide, metric=m, value=e.value, low=e.low, high=e.high, n=e.n, units=e.units, note="; ".join(
-            filter(None, [e.note, caution]))) for m, e in found.items()]
+        rows += [
+            dict(
+                slide=slide,
+                metric=m,
+                value=e.value,
+                low=e.low,
+                high=e.high,
+                n=e.n,
+                units=e.units,
+                note="; ".join(filter(None, [e.note, caution])),
+            )
+            for m, e in found.items()
+        ]
         highest = max(k for k in range(4) if k == 0 or (answer >= k).mean() > SHARE)
-        rows.append(dict(slide=slide, metric="summary score", value=name(highest), n=len(part), units="patches", note=RULE))
+        rows.append(
+            dict(
+                slide=slide,
+                metric="summary score",
+                value=name(highest),
+                n=len(part),
+                units="patches",
+                note=RULE,
+            )
+        )
         if (part.unlike != "").any():
-            rows.append(dict(slide=slide, metric="share unlike the training data", value=(part.unlike == "yes").mean(), n=len(part),
-                             units="patches", note="not an estimate: a count of these patches"))
-    return pd.DataFrame(rows, columns=["slide", "metric", "value", "low", "high", "n", "units", "note"])
+            rows.append(
+                dict(
+                    slide=slide,
+                    metric="share unlike the training data",
+                    value=(part.unlike == "yes").mean(),
+                    n=len(part),
+                    units="patches",
+                    note="not an estimate: a count of these patches",
+                )
+            )
+    return pd.DataFrame(
+        rows, columns=["slide", "metric", "value", "low", "high", "n", "units", "note"]
+    )
 
 
 def _scored(net, rows, familiar, folder, maps, device, problems, progress):
@@ -188,13 +281,22 @@ def _scored(net, rows, familiar, folder, maps, device, problems, progress):
     for start in range(0, len(rows), PART):
         part = rows.iloc[start : start + PART]
         images = list(ahead(lambda path: _decoded(path, net.side_px), part.path))
-        problems += [f"{Path(path).name} is left out: {why}." for path, (_, why) in zip(part.path, images, strict=True) if why]
+        problems += [
+            f"{Path(path).name} is left out: {why}."
+            for path, (_, why) in zip(part.path, images, strict=True)
+            if why
+        ]
         good = [image is not None for image, _ in images]
         if any(good):
-            part, batch = part[good], torch.from_numpy(np.stack([image for image, _ in images if image is not None]))
+            part, batch = (
+                part[good],
+                torch.from_numpy(np.stack([image for image, _ in images if image is not None])),
+            )
             out.append(_answers(part, *look(net, batch, device=device), familiar))
             drawn = [i for i, row in enumerate(part.index) if row in mapped]
-            out[-1]["map"] = [f"maps/{names[row]}.png" if row in mapped else "" for row in part.index]
+            out[-1]["map"] = [
+                f"maps/{names[row]}.png" if row in mapped else "" for row in part.index
+            ]
             _overlays(net, batch[drawn], out[-1].iloc[drawn], method, folder)
         bar.update(len(good))
     if not out:
@@ -208,23 +310,45 @@ def _answers(part, probabilities, embedding, familiar):
     answer = probabilities.argmax(1)
     shares = {f"p{k}": probabilities[:, k].round(5) for k in range(4)}
     unlike = np.where(far > familiar.limit, "yes", "no") if familiar else ""
-    return part.assign(score=[SCORES[k] for k in answer], confidence=probabilities.max(1).round(4), **shares,
-                       expected=(probabilities @ np.arange(4)).round(4), distance=far.round(5), unlike=unlike)
+    return part.assign(
+        score=[SCORES[k] for k in answer],
+        confidence=probabilities.max(1).round(4),
+        **shares,
+        expected=(probabilities @ np.arange(4)).round(4),
+        distance=far.round(5),
+        unlike=unlike,
+    )
 
 
 def _overlays(net, images, rows, method, folder):
     """None; folder/maps/*.png: patch beside its map for the score that was given."""
     for i in range(0, len(rows), 16):
         x, part = models.normalise(images[i : i + 16], net), rows.iloc[i : i + 16]
-        heats = attribute.METHODS[method].function(net, x, torch.tensor([SCORES.index(s) for s in part.score])).cpu().numpy()
+        heats = (
+            attribute.METHODS[method]
+            .function(net, x, torch.tensor([SCORES.index(s) for s in part.score]))
+            .cpu()
+            .numpy()
+        )
         caption = attribute.METHODS[method].caption
         for row, heat in zip(part.itertuples(), heats, strict=True):
-            shown = ImageOps.fit(pixels(row.path), (SHOWN_PX, SHOWN_PX), Image.Resampling.BICUBIC)  # the middle square, as in store
+            shown = ImageOps.fit(
+                pixels(row.path), (SHOWN_PX, SHOWN_PX), Image.Resampling.BICUBIC
+            )  # the middle square, as in store
             figure, (left, right) = plots.panels(1, 2, width=5.2, height=5.6)
             odd = row.unlike == "yes"
-            plots.patch(np.asarray(shown), left, title=row.patch[-60:] + ("\nUNLIKE THE TRAINING DATA" if odd else ""),
-                        colour=plots.RED if odd else plots.INK)
-            plots.overlay(np.asarray(shown), heat, right, title=f"scored {row.score} ({row.confidence:.0%})\n{caption}")
+            plots.patch(
+                np.asarray(shown),
+                left,
+                title=row.patch[-60:] + ("\nUNLIKE THE TRAINING DATA" if odd else ""),
+                colour=plots.RED if odd else plots.INK,
+            )
+            plots.overlay(
+                np.asarray(shown),
+                heat,
+                right,
+                title=f"scored {row.score} ({row.confidence:.0%})\n{caption}",
+            )
             right.set_xlabel(f"{plots.SCALING}\n{RESEARCH}", fontsize=6.5)
             study_.write_bytes(folder / row.map, plots.image_bytes(figure))
             plots.close(figure)
@@ -233,12 +357,28 @@ def _overlays(net, images, rows, method, folder):
 def _heat(slide, part, folder):
     """None; folder/<slide>_heat.png: expected score of every field over the thumbnail, and plain DAB beside it as the null."""
     home = Path(part.path.iloc[0]).parent
-    facts = pd.read_csv(home.parent / "slides.csv", dtype={"slide": str}).set_index("slide").loc[slide]
+    facts = (
+        pd.read_csv(home.parent / "slides.csv", dtype={"slide": str}).set_index("slide").loc[slide]
+    )
     thumbnail = np.asarray(pixels(home / "thumbnail.png"))
     boxes = part[["x", "y"]].assign(side=facts.step).to_numpy(float) / facts.down
     figure, (left, right) = plots.panels(1, 2, width=7.5, height=6.5)
-    plots.fields(thumbnail, boxes, part.expected, left, high=3.0, title=f"{slide}: expected score of each patch (0 to 3)")
-    plots.fields(thumbnail, boxes, part.dab, right, high=None, title="Null: share of the patch with DAB over 0.15, no network")
+    plots.fields(
+        thumbnail,
+        boxes,
+        part.expected,
+        left,
+        high=3.0,
+        title=f"{slide}: expected score of each patch (0 to 3)",
+    )
+    plots.fields(
+        thumbnail,
+        boxes,
+        part.dab,
+        right,
+        high=None,
+        title="Null: share of the patch with DAB over 0.15, no network",
+    )
     left.set_xlabel(RESEARCH, fontsize=8)
     study_.write_bytes(folder / f"{slide}_heat.png", plots.image_bytes(figure))
     plots.close(figure)
@@ -247,18 +387,27 @@ def _heat(slide, part, folder):
 def _blocks(part):
     """(units (N,) of a bootstrap, caution): squares of BLOCK x BLOCK fields; patches one by one where no place is known."""
     if part.x.isna().any():
-        return pd.Series(part.patch.to_numpy(), name="patches"), "patches of one slide are not independent, so this interval is too narrow"
+        return pd.Series(
+            part.patch.to_numpy(), name="patches"
+        ), "patches of one slide are not independent, so this interval is too narrow"
     gaps = np.concatenate([np.diff(np.unique(part[axis])) for axis in ("x", "y")])
     side = BLOCK * gaps.min(initial=np.inf)
-    return pd.Series([f"{x // side:.0f} {y // side:.0f}" for x, y in zip(part.x, part.y, strict=True)], name="blocks"), (
-        f"blocks of {BLOCK} x {BLOCK} neighbouring fields are drawn whole; this one slide alone, nothing about other slides")
+    return pd.Series(
+        [f"{x // side:.0f} {y // side:.0f}" for x, y in zip(part.x, part.y, strict=True)],
+        name="blocks",
+    ), (
+        f"blocks of {BLOCK} x {BLOCK} neighbouring fields are drawn whole; this one slide alone, nothing about other slides"
+    )
 
 
 def _listed(path, problems):
     """DataFrame of the patches of a manifest; faulty ones go to problems."""
     csv = path if path.suffix.lower() == ".csv" else path / "manifest.csv"
     table, found = patches.read(path)
-    problems += [f"{row.file} is left out: {row.problem}; {row.remedy}." for row in found[found.severity == "error"].itertuples()]
+    problems += [
+        f"{row.file} is left out: {row.problem}; {row.remedy}."
+        for row in found[found.severity == "error"].itertuples()
+    ]
     table, more = table.rename(columns={"name": "patch"}), patches.cells(csv)
     if {"path", "x", "y", "dab"} <= set(more):  # made by `her2 tile`
         more = more.drop_duplicates("path")
@@ -270,8 +419,16 @@ def _listed(path, problems):
 
 def _loose(path, problems):
     """DataFrame of one image, or of all under a folder, of which nothing else is known; faulty ones go to problems."""
-    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in patches.SUFFIXES and p.is_file())
-    facts = probe([str(p) for p in found]).assign(path=[str(p) for p in found], patch=[p.name for p in found])
+    found = (
+        [path]
+        if path.is_file()
+        else sorted(
+            p for p in path.rglob("*") if p.suffix.lower() in patches.SUFFIXES and p.is_file()
+        )
+    )
+    facts = probe([str(p) for p in found]).assign(
+        path=[str(p) for p in found], patch=[p.name for p in found]
+    )
     for row in facts[facts.fault != ""].itertuples():
         _, wrong, remedy = patches.PROBLEMS[row.fault]
         problems.append(f"{row.patch} is left out: {wrong.format(row.detail)}; {remedy}.")
@@ -298,9 +455,13 @@ def _fields_differ(rows, familiar):
     if familiar is None or np.isnan(familiar.field_um) or not rows.mpp.notna().any():
         return []
     row = rows[rows.mpp.notna()].iloc[0]
-    with Image.open(row.path, formats=FORMATS) as image:  # its header: a patch that does not decode is named later
+    with Image.open(
+        row.path, formats=FORMATS
+    ) as image:  # its header: a patch that does not decode is named later
         field = row.mpp * min(image.size)
     if 0.8 < field / familiar.field_um < 1.25:
         return []
-    return [f"The first patch shows {field:.0f} micrometres a side, the training patches {familiar.field_um:.0f}: cells look "
-            f"{familiar.field_um / field:.1f} times their size in training. Cut with another --mpp or --side."]
+    return [
+        f"The first patch shows {field:.0f} micrometres a side, the training patches {familiar.field_um:.0f}: cells look "
+        f"{familiar.field_um / field:.1f} times their size in training. Cut with another --mpp or --side."
+    ]

@@ -30,18 +30,30 @@ class Estimate:
         if np.isnan(self.value):
             return f"not estimable: {self.note or _UNDEFINED}"
         known = not (np.isnan(self.low) or np.isnan(self.high))
-        around = f"{self._shown(self.low)} to {self._shown(self.high)}" if known else f"no interval: {self.note}"
+        around = (
+            f"{self._shown(self.low)} to {self._shown(self.high)}"
+            if known
+            else f"no interval: {self.note}"
+        )
         return f"{self._shown(self.value)}{' %' if self.share else ''} ({around}; n = {int(self.n):,} {self.units})"
 
     def _shown(self, number):
-        return f"{round(100 * number, 1) + 0.0:.1f}" if self.share else f"{round(number, 2) + 0.0:.2f}"  # + 0.0: never "-0.00"
+        return (
+            f"{round(100 * number, 1) + 0.0:.1f}" if self.share else f"{round(number, 2) + 0.0:.2f}"
+        )  # + 0.0: never "-0.00"
 
 
 class Counted:
     """A statistic of sums over patches: rows(*columns) gives (N,K), of((...,K) sums) the value; a matrix product resamples it."""
 
     def __init__(self, rows, of, *, why=_UNDEFINED, kind="number", size=None):
-        self.rows, self.of, self.why, self.kind, self.size = rows, of, why, kind, size  # kind: number, share, proportion (k of n)
+        self.rows, self.of, self.why, self.kind, self.size = (
+            rows,
+            of,
+            why,
+            kind,
+            size,
+        )  # kind: number, share, proportion (k of n)
 
     def __call__(self, *columns, **options):
         with np.errstate(all="ignore"):
@@ -53,22 +65,39 @@ class Counted:
 
     def sizes(self, index, /, *columns, **options):
         """(G,) patches of each unit that enter: for the concordance of one score only the patches of that score."""
-        return np.bincount(index) if self.size is None else unit_sums(self.size(self.rows(*columns, **options)), index)
+        return (
+            np.bincount(index)
+            if self.size is None
+            else unit_sums(self.size(self.rows(*columns, **options)), index)
+        )
 
 
 def units_of(patient, slide, name):
     """(Series of ids, its word, warning): patients if each patch has one, else slides, else patches; a warning for the report."""
     columns = {"patients": patient, "slides": slide, "patches": name}
-    columns = {word: pd.Series("" if c is None else list(c), range(len(name)), dtype=object) for word, c in columns.items()}
-    columns = {word: c.fillna("").astype(str).str.strip().rename(word) for word, c in columns.items()}
+    columns = {
+        word: pd.Series("" if c is None else list(c), range(len(name)), dtype=object)
+        for word, c in columns.items()
+    }
+    columns = {
+        word: c.fillna("").astype(str).str.strip().rename(word) for word, c in columns.items()
+    }
     word = next((word for word, c in columns.items() if (c != "").all()), "patches")
     if word == "patients":
         return columns[word], word, ""
     lost = f"the patient is unknown for {(columns['patients'] == '').sum()} of {len(name)} patches"
     if word == "slides":
-        return columns[word], word, f"Intervals resample slides because {lost}: too narrow if a patient has several slides."
+        return (
+            columns[word],
+            word,
+            f"Intervals resample slides because {lost}: too narrow if a patient has several slides.",
+        )
     lost += f" and the slide for {(columns['slides'] == '').sum()}"
-    return columns[word], word, f"Intervals resample patches as if they were independent, because {lost}: they are too narrow."
+    return (
+        columns[word],
+        word,
+        f"Intervals resample patches as if they were independent, because {lost}: they are too narrow.",
+    )
 
 
 def bootstrap(statistic, *columns, units, resamples=2000, seed=0, **options):
@@ -76,15 +105,26 @@ def bootstrap(statistic, *columns, units, resamples=2000, seed=0, **options):
     index, word, groups = indexed(units)
     why, kind = getattr(statistic, "why", _UNDEFINED), getattr(statistic, "kind", "number")
     if not groups:
-        return Estimate(np.nan, np.nan, np.nan, 0, "patches", "there are no patches", kind != "number")
+        return Estimate(
+            np.nan, np.nan, np.nan, 0, "patches", "there are no patches", kind != "number"
+        )
     runs = _runs(columns)
     with np.errstate(all="ignore"):
         value = np.mean([statistic(*run, **options) for run in runs])
         drawn = resampled(groups, resamples, seed)
-        draws = np.stack([_draws(statistic, drawn, index, run, options) for run in runs], axis=1)  # (R,seeds)
+        draws = np.stack(
+            [_draws(statistic, drawn, index, run, options) for run in runs], axis=1
+        )  # (R,seeds)
     if len(runs) > 1:  # the second level: which seeds were trained
-        draws, kind = draws * resampled(len(runs), resamples, seed + 1), "share" if kind == "proportion" else kind
-    sizes = statistic.sizes(index, *runs[0], **options) if hasattr(statistic, "sizes") else np.bincount(index)
+        draws, kind = (
+            draws * resampled(len(runs), resamples, seed + 1),
+            "share" if kind == "proportion" else kind,
+        )
+    sizes = (
+        statistic.sizes(index, *runs[0], **options)
+        if hasattr(statistic, "sizes")
+        else np.bincount(index)
+    )
     return summary(value, draws.mean(1), sizes, word, why=why, kind=kind)
 
 
@@ -95,25 +135,53 @@ def summary(value, draws, sizes, word, *, why=_UNDEFINED, kind="number"):
     if np.isnan(value):
         note = why
     elif groups < 2 or not defined.any():
-        note = f"there is one {word[:-1] if word != 'patches' else 'patch'} only" if groups < 2 else why
-    elif kind == "proportion" and (sizes.max() == 1 or np.ptp(draws[defined]) < 1e-12):  # rounding leaves 1e-16
+        note = (
+            f"there is one {word[:-1] if word != 'patches' else 'patch'} only"
+            if groups < 2
+            else why
+        )
+    elif kind == "proportion" and (
+        sizes.max() == 1 or np.ptp(draws[defined]) < 1e-12
+    ):  # rounding leaves 1e-16
         low, high = proportion_confint(value * groups, groups, method="wilson")
-        note = "Wilson interval" if sizes.max() == 1 else f"all {word} alike: Wilson interval over {groups} {word}"
+        note = (
+            "Wilson interval"
+            if sizes.max() == 1
+            else f"all {word} alike: Wilson interval over {groups} {word}"
+        )
     else:
         low, high = np.quantile(draws[defined], tails(sizes))
-        low, high = min(low, value), max(high, value)  # a biased statistic (ECE of few patches) can lie outside its own draws
+        low, high = (
+            min(low, value),
+            max(high, value),
+        )  # a biased statistic (ECE of few patches) can lie outside its own draws
         note = f"only {groups} {word}: a rough interval" if groups < FEW_UNITS else ""
-        note = "every resample gives this value: the interval measures no doubt" if np.ptp(draws[defined]) < 1e-12 else note
+        note = (
+            "every resample gives this value: the interval measures no doubt"
+            if np.ptp(draws[defined]) < 1e-12
+            else note
+        )
     if np.isfinite(low) and not defined.all():
-        note = f"{note}; ".lstrip("; ") + f"interval from the {defined.mean():.0%} of resamples in which it is defined"
-    units = "patches" if word == "patches" else f"patches of {groups} {word[:-1] if groups == 1 else word}"
-    return Estimate(float(value), float(low), float(high), int(sizes.sum()), units, note, kind != "number")
+        note = (
+            f"{note}; ".lstrip("; ")
+            + f"interval from the {defined.mean():.0%} of resamples in which it is defined"
+        )
+    units = (
+        "patches"
+        if word == "patches"
+        else f"patches of {groups} {word[:-1] if groups == 1 else word}"
+    )
+    return Estimate(
+        float(value), float(low), float(high), int(sizes.sum()), units, note, kind != "number"
+    )
 
 
 def tails(sizes):
     """(2,) quantiles of the draws that make a 95 % interval: percentiles widened for few or uneven units."""
-    # Expanded percentiles (Hesterberg 2015) at Kish's effective number of units. 19 patients, correlation 0.3, right 60 (85) %:
-    # plain percentiles cover 93.2 (90.2) %, these 95.4 (92.0); patients of uneven size: 90.5 (86.3) and 96.0 (92.5). Studentised
+    # Expanded percentiles (Hesterberg 2015) at Kish's effective number of units. 19 patients,
+    # correlation 0.3, right 60 (85) %:
+    # plain percentiles cover 93.2 (90.2) %, these 95.4 (92.0); patients of uneven size: 90.5 (86.3)
+    # and 96.0 (92.5). Studentised
     # intervals cover about as much, but grow without bound when one patient dominates.
     sizes = np.asarray(sizes, float)
     units = max(sizes.sum() ** 2 / (sizes**2).sum(), 1 + 1e-9)
@@ -125,7 +193,11 @@ def tails(sizes):
 def resampled(groups, resamples, seed):
     """(R,G) how often each of G units is drawn in each of R resamples; read-only, the same for all statistics of one table."""
     shares = np.full(groups, 1 / groups) if groups else np.ones(1)
-    drawn = np.random.default_rng(seed).multinomial(groups, shares, size=resamples).astype(float)[:, :groups]
+    drawn = (
+        np.random.default_rng(seed)
+        .multinomial(groups, shares, size=resamples)
+        .astype(float)[:, :groups]
+    )
     drawn.setflags(write=False)
     return drawn
 
@@ -141,22 +213,37 @@ def indexed(units):
 def unit_sums(rows, index):
     """(G,…) sums of the rows (N,…) of each unit."""
     order = np.argsort(index, kind="stable")
-    return np.add.reduceat(np.asarray(rows, float)[order], np.flatnonzero(np.diff(index[order], prepend=-1)), axis=0)
+    return np.add.reduceat(
+        np.asarray(rows, float)[order], np.flatnonzero(np.diff(index[order], prepend=-1)), axis=0
+    )
 
 
 def _runs(columns):
     seeds = {len(c) for c in columns if isinstance(c, list) and len(c) != 1} or {1}
     if len(seeds) > 1:
-        raise ValueError(f"Columns with one array per seed need equally many seeds, not {sorted(seeds)}.")
-    return [tuple(np.asarray(c[s % len(c)] if isinstance(c, list) else c) for c in columns) for s in range(seeds.pop())]
+        raise ValueError(
+            f"Columns with one array per seed need equally many seeds, not {sorted(seeds)}."
+        )
+    return [
+        tuple(np.asarray(c[s % len(c)] if isinstance(c, list) else c) for c in columns)
+        for s in range(seeds.pop())
+    ]
 
 
 def _draws(statistic, drawn, index, run, options):
     if hasattr(statistic, "draws"):
         return statistic.draws(drawn, index, *run, **options)
     takes = (np.repeat(np.arange(len(index)), row[index].astype(int)) for row in drawn)
-    return np.array([statistic(*(column[take] for column in run), **options) for take in takes], dtype=float)
+    return np.array(
+        [statistic(*(column[take] for column in run), **options) for take in takes], dtype=float
+    )
 
 
-mean = Counted(lambda values: np.stack([np.where(np.isfinite(values), values, 0), np.isfinite(values)], axis=1),
-               lambda sums: sums[..., 0] / sums[..., 1], why="it is not defined on any of these patches", size=lambda rows: rows[:, 1])
+mean = Counted(
+    lambda values: np.stack(
+        [np.where(np.isfinite(values), values, 0), np.isfinite(values)], axis=1
+    ),
+    lambda sums: sums[..., 0] / sums[..., 1],
+    why="it is not defined on any of these patches",
+    size=lambda rows: rows[:, 1],
+)

@@ -27,8 +27,12 @@ class Lease:
 
     def __init__(self, folder, number):
         self.folder, self.number, self.file = folder, number, _file(folder, number)
-        self.record = {"host": gethostname(), "place": _place(), "processes": [_named(os.getpid())],
-                       "since": datetime.now(UTC).isoformat(timespec="seconds")}
+        self.record = {
+            "host": gethostname(),
+            "place": _place(),
+            "processes": [_named(os.getpid())],
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
         self.lost, self.guards, self.beaten = False, [], time.monotonic()
         self.lock, self.over = threading.Lock(), threading.Event()
 
@@ -46,7 +50,9 @@ class Lease:
         # the shell's read returns when the other end of the pipe is gone, whichever way it went
         shell = ["/bin/sh", "-c", f"read line; kill -s KILL -- -{group}"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.guards.append(subprocess.Popen(shell, stdin=subprocess.PIPE, start_new_session=True, **quiet))
+        self.guards.append(
+            subprocess.Popen(shell, stdin=subprocess.PIPE, start_new_session=True, **quiet)
+        )
         self.tell(processes=[*self.record["processes"], _named(group)])
 
     def release(self):
@@ -55,7 +61,9 @@ class Lease:
         self.over.set()
         self._stop()
         with self.lock:
-            if _latest(self.folder) == self.number:  # the file stays: its number must never be used again
+            if (
+                _latest(self.folder) == self.number
+            ):  # the file stays: its number must never be used again
                 write_json(self.file, {**self.record, "released": True})
 
     def beat(self):
@@ -120,9 +128,13 @@ def _look(file, now):
             age, text = now - os.fstat(stream.fileno()).st_mtime, stream.read()
     except FileNotFoundError:  # somebody took over this moment
         return {}, True
-    record = json.loads(text) if text.endswith(("}", "}\n")) else {}  # half-written: judged by its age
+    record = (
+        json.loads(text) if text.endswith(("}", "}\n")) else {}
+    )  # half-written: judged by its age
     if record.get("place") == _place():
-        return record, not record.get("released") and any(_alive(*named) for named in record["processes"])
+        return record, not record.get("released") and any(
+            _alive(*named) for named in record["processes"]
+        )
     return record, not record.get("released") and age < STALE_SECONDS
 
 
@@ -131,7 +143,10 @@ def _file(folder, number):
 
 
 def _latest(folder):
-    return max((int(file.stem.rpartition("-")[2]) for file in Path(folder).glob(".lease-*.json")), default=0)
+    return max(
+        (int(file.stem.rpartition("-")[2]) for file in Path(folder).glob(".lease-*.json")),
+        default=0,
+    )
 
 
 def _now(folder):
@@ -144,7 +159,10 @@ def _place():
     """str, where process numbers mean something: host, boot and namespace (two containers may share a host name)."""
     parts = [gethostname()]
     with suppress(OSError):  # not Linux: the host name has to do
-        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+        parts += [
+            Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            os.readlink("/proc/self/ns/pid"),
+        ]
     return " ".join(parts)
 
 

@@ -7,12 +7,21 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-HAEMATOXYLIN = (0.66, 0.61, 0.44)  # mean direction of nuclei in eight cores of one scanner; Ruifrok's reads 0.65, 0.70, 0.29
+HAEMATOXYLIN = (
+    0.66,
+    0.61,
+    0.44,
+)  # mean direction of nuclei in eight cores of one scanner; Ruifrok's reads 0.65, 0.70, 0.29
 DAB = (0.36, 0.59, 0.72)
 INKS = ((0.9, 0.6, 0.1), (0.95, 0.25, 0.75), (0.75, 0.7, 0.65))  # blue, green, black pens
 PIGMENT = (0.28, 0.50, 0.82)  # haemosiderin: golden, yellower than DAB
 EOSIN = (0.09, 0.95, 0.28)
-GLASS = {"white": (245, 245, 247), "lavender": (236, 235, 243), "grey": (220, 219, 221), "yellow": (242, 238, 226)}
+GLASS = {
+    "white": (245, 245, 247),
+    "lavender": (236, 235, 243),
+    "grey": (220, 219, 221),
+    "yellow": (242, 238, 226),
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,9 @@ def develop(optics, dyes, *, mpp, rng, defocus=None):
     dyes = [(density, vectors[name]) for name, density in dyes.items()]
     height, width = dyes[0][0].shape
     light = _light(optics, height, width)
-    noise = rng.standard_normal((height, width), np.float32)  # mostly shared by the channels after demosaicking
+    noise = rng.standard_normal(
+        (height, width), np.float32
+    )  # mostly shared by the channels after demosaicking
     picture = np.empty((height, width, 3), np.uint8)
     for channel in range(3):
         density = sum(d * np.float32(v[channel]) for d, v in dyes)
@@ -83,7 +94,9 @@ def _scan(optics, seen, mpp, defocus):
     if defocus is not None:
         blurred = ndimage.gaussian_filter(seen, 2.2 / mpp, truncate=2)
         sharp += (blurred - sharp) * defocus
-    return sharp + np.float32(optics.sharpen) * (sharp - ndimage.gaussian_filter(sharp, optics.sharpen_um / mpp, truncate=3))
+    return sharp + np.float32(optics.sharpen) * (
+        sharp - ndimage.gaussian_filter(sharp, optics.sharpen_um / mpp, truncate=3)
+    )
 
 
 def _jpeg(picture, quality):

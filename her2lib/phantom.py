@@ -18,9 +18,24 @@ from her2lib.scores import SCORES
 from her2lib.specimen import MISLEADERS, MIX, Slide, score_of_cells, slide
 from her2lib.study import cores, read_json, write_bytes, write_table, write_text
 
-__all__ = ["MISLEADERS", "Phantom", "Slide", "beside", "patch", "place", "score_of_cells", "slide", "write"]
+__all__ = [
+    "MISLEADERS",
+    "Phantom",
+    "Slide",
+    "beside",
+    "patch",
+    "place",
+    "score_of_cells",
+    "slide",
+    "write",
+]
 VERSION = 2  # of the pictures: a folder that another version began is not gone on with
-EXTERNAL = (0, 134, 38, 109)  # patches of 0, 1+, 2+, 3+ in the study's external set, from 19 patients
+EXTERNAL = (
+    0,
+    134,
+    38,
+    109,
+)  # patches of 0, 1+, 2+, 3+ in the study's external set, from 19 patients
 _STUDY_PATIENTS = 19 / 281
 
 
@@ -29,26 +44,51 @@ class Phantom:
     """One patch and its truth."""
 
     image: np.ndarray  # (H,W,3) uint8
-    masks: dict  # {tumour, membrane, nucleus, stroma, artefact, deciding: (H,W) bool}; empty without truth
-    cells: pd.DataFrame  # one row per carcinoma cell: x, y in pixels, intensity, completeness, invasive, deciding …
+    # {tumour, membrane, nucleus, stroma, artefact, deciding: (H,W) bool}; empty without truth
+    masks: dict
+    cells: (
+        pd.DataFrame
+    )  # one row per carcinoma cell: x, y in pixels, intensity, completeness, invasive, deciding …
     score: int
     misleaders: dict  # {misleader: level, 0 where it shows nowhere}
     slide: Slide = field(repr=False)
     at_um: tuple = (0.0, 0.0)  # corner on the slide
-    he: np.ndarray | None = field(default=None, repr=False)  # (H,W,3) uint8, the same tissue in haematoxylin and eosin
+    he: np.ndarray | None = field(
+        default=None, repr=False
+    )  # (H,W,3) uint8, the same tissue in haematoxylin and eosin
 
 
-def patch(seed, *, side_px=1024, mpp=0.5, score=None, slide=None, truth=True, at_um=None, he=False, **switches):
+def patch(
+    seed,
+    *,
+    side_px=1024,
+    mpp=0.5,
+    score=None,
+    slide=None,
+    truth=True,
+    at_um=None,
+    he=False,
+    **switches,
+):
     """Phantom of one patch; slide, score and place are drawn unless given; True, False or a strength switch a misleader."""
     plan, levels, rng = specimen.set_up(seed, score, slide, switches)
     window, ground, found, table = specimen.find(plan, rng, side_px * mpp, score, at_um)
     score, shown = specimen.decide(table, window, mpp)
-    fine = max(1, int(np.ceil(mpp)))  # a membrane is about 1.3 um wide: coarser pictures are averaged from finer ones
-    stain = {name: table[name].to_numpy(np.float32) for name in ("intensity", "completeness", "cytoplasm")}
+    fine = max(
+        1, int(np.ceil(mpp))
+    )  # a membrane is about 1.3 um wide: coarser pictures are averaged from finer ones
+    stain = {
+        name: table[name].to_numpy(np.float32)
+        for name in ("intensity", "completeness", "cytoplasm")
+    }
     canvas = paint(plan, ground, found, stain, side_px=side_px * fine)
-    misleaders = {name: float(levels[name]) for name in ("clones", "in_situ")} | mislead(canvas, levels, rng)
+    misleaders = {name: float(levels[name]) for name in ("clones", "in_situ")} | mislead(
+        canvas, levels, rng
+    )
     image = _picture(canvas, rng, fine, without="eosin")
-    canvas.masks["deciding"] = np.append(table.deciding.to_numpy(), False)[canvas.owner]  # -1, no cell, reads the False
+    canvas.masks["deciding"] = np.append(table.deciding.to_numpy(), False)[
+        canvas.owner
+    ]  # -1, no cell, reads the False
     masks = {name: _average(mask, fine) for name, mask in canvas.masks.items()} if truth else {}
     pink = _he(canvas, rng, fine) if he else None
     return Phantom(image, masks, shown, score, misleaders, plan, (window.x_um, window.y_um), pink)
@@ -59,7 +99,9 @@ def place(seed, slide, *, side_um, score=None, **switches):
     plan, _, rng = specimen.set_up(seed, score, slide, switches)
     try:
         window, *_ = specimen.find(plan, rng, side_um, score)
-    except LookupError:  # a slide poor in tumour: any tissue then, and the cells there say the score
+    except (
+        LookupError
+    ):  # a slide poor in tumour: any tissue then, and the cells there say the score
         window, *_ = specimen.find(plan, rng, side_um)
     return window.x_um, window.y_um
 
@@ -75,12 +117,45 @@ def beside(at_um, slide, *, side_um, empty=False, **switches):
     return at
 
 
-def write(folder, *, patches=400, slides=24, side_px=256, mpp=1.0, seed=0, weak=False, balanced=False, he=False, truth=False,
-          external=0, raters=0, laboratories=1, workers=None, progress=True, **switches):  # fmt: skip
+def write(
+    folder,
+    *,
+    patches=400,
+    slides=24,
+    side_px=256,
+    mpp=1.0,
+    seed=0,
+    weak=False,
+    balanced=False,
+    he=False,
+    truth=False,
+    external=0,
+    raters=0,
+    laboratories=1,
+    workers=None,
+    progress=True,
+    **switches,
+):
     """Path of a BCI-shaped folder of phantoms with phantom.csv; the same call goes on where one was stopped."""
-    specimen.set_up(0, None, None, switches)  # refuses a misspelt setting before anything is written
-    settings = dict(version=VERSION, patches=patches, slides=slides, side_px=side_px, mpp=mpp, seed=seed, weak=weak, balanced=balanced,
-                    he=he, truth=truth, external=external, raters=raters, laboratories=laboratories, switches=switches)  # fmt: skip
+    specimen.set_up(
+        0, None, None, switches
+    )  # refuses a misspelt setting before anything is written
+    settings = dict(
+        version=VERSION,
+        patches=patches,
+        slides=slides,
+        side_px=side_px,
+        mpp=mpp,
+        seed=seed,
+        weak=weak,
+        balanced=balanced,
+        he=he,
+        truth=truth,
+        external=external,
+        raters=raters,
+        laboratories=laboratories,
+        switches=switches,
+    )
     folder = Path(folder)
     if _complete(folder, settings):
         return folder
@@ -88,19 +163,35 @@ def write(folder, *, patches=400, slides=24, side_px=256, mpp=1.0, seed=0, weak=
     left = [job for job in jobs if not (folder / ".parts" / f"{job['id']}.json").exists()]
     run = joblib.Parallel(workers or cores(), return_as="generator_unordered", batch_size=1)
     done = run(joblib.delayed(_write_one)(folder, job, settings) for job in left)
-    for _ in tqdm(done, total=len(jobs), initial=len(jobs) - len(left), desc="phantoms", unit="patch", disable=not progress):
+    for _ in tqdm(
+        done,
+        total=len(jobs),
+        initial=len(jobs) - len(left),
+        desc="phantoms",
+        unit="patch",
+        disable=not progress,
+    ):
         pass
     return _finish(folder, settings, jobs)
 
 
 def _picture(canvas, rng, fine, *, without):
     always = {"haematoxylin", "dab", "eosin"}
-    dyes = {name: dye for name, dye in canvas.dye.items() if name != without and (name in always or dye.any())}
-    return _average(optics.develop(canvas.plan.optics, dyes, mpp=canvas.mpp, rng=rng, defocus=canvas.defocus), fine)
+    dyes = {
+        name: dye
+        for name, dye in canvas.dye.items()
+        if name != without and (name in always or dye.any())
+    }
+    return _average(
+        optics.develop(canvas.plan.optics, dyes, mpp=canvas.mpp, rng=rng, defocus=canvas.defocus),
+        fine,
+    )
 
 
 def _he(canvas, rng, fine):
-    canvas.dye["haematoxylin"] *= np.float32(0.6 / canvas.plan.haematoxylin)  # HE is stained darker than the counterstain
+    canvas.dye["haematoxylin"] *= np.float32(
+        0.6 / canvas.plan.haematoxylin
+    )  # HE is stained darker than the counterstain
     return _picture(canvas, rng, fine, without="dab")
 
 
@@ -108,7 +199,9 @@ def _average(picture, fine):
     if fine == 1:
         return picture
     h, w = picture.shape[0] // fine, picture.shape[1] // fine
-    mean = picture.reshape(h, fine, w, fine, *picture.shape[2:]).mean((1, 3))  # (h,fine,w,fine,…) -> (h,w,…)
+    mean = picture.reshape(h, fine, w, fine, *picture.shape[2:]).mean(
+        (1, 3)
+    )  # (h,fine,w,fine,…) -> (h,w,…)
     return mean >= 0.5 if picture.dtype == bool else (mean + 0.5).astype(np.uint8)
 
 
@@ -120,7 +213,9 @@ def _complete(folder, settings):
             if held != settings:
                 key = next(k for k in sorted(held | settings) if held.get(k) != settings.get(k))
                 was, now = held.get(key), settings.get(key)
-                raise ValueError(f"{folder} holds phantoms made with {key}={was}, not {now}: choose another folder or delete it.")
+                raise ValueError(
+                    f"{folder} holds phantoms made with {key}={was}, not {now}: choose another folder or delete it."
+                )
             if name == "phantom.json":
                 _sweep(folder)
             return name == "phantom.json"
@@ -132,17 +227,31 @@ def _complete(folder, settings):
 
 def _jobs(settings):
     """One dictionary per patch: slide, place on it, score wanted, set, running number."""
-    scores, counts = _allot(settings["patches"], settings["slides"], (1, 1, 1, 1) if settings["balanced"] else MIX)
+    scores, counts = _allot(
+        settings["patches"], settings["slides"], (1, 1, 1, 1) if settings["balanced"] else MIX
+    )
     sets = np.where(_every_fifth(scores), "test", "train").tolist()
     labs = [k % settings["laboratories"] for k in range(len(scores))]
     slides = list(zip(range(len(scores)), sets, scores, counts, labs, strict=True))
     patients = max(3, round(settings["external"] * _STUDY_PATIENTS)) if settings["external"] else 0
-    outside = _allot(settings["external"], patients, (1, 1, 1, 1) if settings["balanced"] else EXTERNAL)
-    slides += [(10_000 + k, "external", *two, settings["laboratories"]) for k, two in enumerate(zip(*outside, strict=True))]
+    outside = _allot(
+        settings["external"], patients, (1, 1, 1, 1) if settings["balanced"] else EXTERNAL
+    )
+    slides += [
+        (10_000 + k, "external", *two, settings["laboratories"])
+        for k, two in enumerate(zip(*outside, strict=True))
+    ]
     jobs, running = [], {"train": 0, "test": 0, "external": 0}
     for number, part, score, count, laboratory in slides:
         for place_ in range(count):
-            job = dict(slide=number, set=part, score=score, laboratory=laboratory, place=place_, number=running[part])
+            job = dict(
+                slide=number,
+                set=part,
+                score=score,
+                laboratory=laboratory,
+                place=place_,
+                number=running[part],
+            )
             jobs.append(job | {"id": f"{part}{running[part]:06d}"})
             running[part] += 1
     return jobs
@@ -171,7 +280,10 @@ def _every_fifth(scores):
 def _write_one(folder, job, settings):
     made = _make(job, settings)
     row = _row(job, made, settings)
-    _save_picture(folder / ("external" if job["set"] == "external" else f"IHC/{job['set']}") / row["name"], made.image)
+    _save_picture(
+        folder / ("external" if job["set"] == "external" else f"IHC/{job['set']}") / row["name"],
+        made.image,
+    )
     if made.he is not None:
         _save_picture(folder / "HE" / job["set"] / row["name"], made.he)
     if settings["truth"]:
@@ -187,7 +299,9 @@ def _make(job, settings):
     plan = slide([settings["seed"], job["slide"]], score=job["score"], laboratory=job["laboratory"])
     side_um, switches = settings["side_px"] * settings["mpp"], settings["switches"]
     pair = [settings["seed"], job["slide"], job["place"] // 2]
-    at = place(pair, plan, side_um=side_um, score=None if settings["weak"] else job["score"], **switches)
+    at = place(
+        pair, plan, side_um=side_um, score=None if settings["weak"] else job["score"], **switches
+    )
     if job["place"] % 2:  # every second patch touches the one before it
         at = beside(at, plan, side_um=side_um, empty=settings["weak"], **switches)
     options = {name: settings[name] for name in ("side_px", "mpp", "truth")}
@@ -202,8 +316,17 @@ def _row(job, made, settings):
     score = job["score"] if weak else made.score
     if outside and len(ratings) > 1:  # a joint meeting: the middle of two readings and the truth
         score = int(np.median([*list(ratings.values())[:2], made.score]))
-    row = dict(name=f"{job['number']:05d}_{job['set']}_{SCORES[score]}.png", score=SCORES[score], slide=f"S{job['slide']:05d}")
-    row |= dict(patient=f"P{job['slide']:05d}", set=job["set"], mpp=settings["mpp"], laboratory=job["laboratory"])
+    row = dict(
+        name=f"{job['number']:05d}_{job['set']}_{SCORES[score]}.png",
+        score=SCORES[score],
+        slide=f"S{job['slide']:05d}",
+    )
+    row |= dict(
+        patient=f"P{job['slide']:05d}",
+        set=job["set"],
+        mpp=settings["mpp"],
+        laboratory=job["laboratory"],
+    )
     row |= dict(cell_score=SCORES[made.score], weak=weak, tumour_cells=len(made.cells))
     row |= dict(zip(("x_um", "y_um"), np.round(made.at_um, 2).tolist(), strict=True))
     row |= {name: round(level, 4) for name, level in made.misleaders.items()}
@@ -217,7 +340,9 @@ def _rate(score, settings, seed):
     for k in range(settings["raters"]):
         own = np.random.default_rng([settings["seed"], 15, k])
         bias, spread = own.normal(0, 0.12), own.uniform(0.15, 0.4)
-        ratings[f"rater_{chr(97 + k)}"] = int(np.clip(np.rint(score + doubt + bias + rng.normal(0, spread)), 0, 3))
+        ratings[f"rater_{chr(97 + k)}"] = int(
+            np.clip(np.rint(score + doubt + bias + rng.normal(0, spread)), 0, 3)
+        )
     return ratings
 
 
@@ -226,7 +351,14 @@ def _finish(folder, settings, jobs):
     write_table(folder / "phantom.csv", rows)
     if settings["external"]:
         outside = rows[rows.set == "external"].rename(columns={"name": "path"})
-        columns = ["path", "score", "slide", "patient", "mpp", *[name for name in rows if name.startswith("rater_")]]
+        columns = [
+            "path",
+            "score",
+            "slide",
+            "patient",
+            "mpp",
+            *[name for name in rows if name.startswith("rater_")],
+        ]
         write_table(folder / "external" / "manifest.csv", outside[columns])
     write_text(folder / "phantom.json", _json(settings))
     _sweep(folder)
@@ -247,5 +379,7 @@ def _json(value):
 
 def _save_picture(path, picture):
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", compress_level=1)  # 6 is four times slower for 3 % less
+    Image.fromarray(picture).save(
+        buffer, "PNG", compress_level=1
+    )  # 6 is four times slower for 3 % less
     write_bytes(path, buffer.getvalue())

@@ -18,60 +18,104 @@ from sklearn.preprocessing import StandardScaler
 
 from her2lib import scores, stain
 
-COSTS = np.array([0.0, 0.9, 0.95, 1.0])  # of 0, 1, 2, 3 steps, a far one a little more; at 0.5 for one step fewer wrong ones came first
+COSTS = np.array(
+    [0.0, 0.9, 0.95, 1.0]
+)  # of 0, 1, 2, 3 steps, a far one a little more; at 0.5 for one step fewer wrong ones came first
 BLANK = stain.CUTS[0]  # of the DAB rule: below it a patch shows no stained membrane
 FAINT = 0.065  # the most DAB beyond stain.MOST_LEAK in an unstained patch
 NEIGHBOURS = 10
-SMOOTH_PX, COARSE_PX, STRIP_PX = 1.0, 8.0, 512  # of border strips: grain goes, nuclei and membranes stay, broad shading goes
+SMOOTH_PX, COARSE_PX, STRIP_PX = (
+    1.0,
+    8.0,
+    512,
+)  # of border strips: grain goes, nuclei and membranes stay, broad shading goes
 TWIN = 0.95  # correlation of two 32 px thumbnails that show the same place
-FALSE = 0.02, 0.05  # share of false links borne, first and among patches that look alike; none borne: ARI 0.85, these: 0.88
+FALSE = (
+    0.02,
+    0.05,
+    # share of false links borne, first and among patches that look alike; none borne: ARI 0.85,
+    # these: 0.88
+)
 FAR = 0.1  # of linked pairs look so unlike that others like them are not compared again
-APART = 6.0  # patches of a slide differ this much more than quarters of one tell (1.5: 18 groups of 8; 4 to 8: ARI 0.85 to 0.87)
-SHADES = torch.tensor([0.02, 0.1, 0.4])  # optical densities at which the colour of unstained tissue is read
+# patches of a slide differ this much more than quarters of one tell (1.5: 18 groups of 8; 4 to 8:
+# ARI 0.85 to 0.87)
+APART = 6.0
+SHADES = torch.tensor(
+    [0.02, 0.1, 0.4]
+)  # optical densities at which the colour of unstained tissue is read
 OCTAVES, CHUNK_PX, ROUNDS = 4, 2**22, 100
 
 
 def measured(images, *, mpp=None):
     """(N,D) float, stain measures of uint8 (N,3,H,W), all that the cheap learner and its neighbours see."""
-    table = pd.DataFrame({name: column.numpy() for name, column in stain.measures(images, mpp=mpp).items()})
+    table = pd.DataFrame(
+        {name: column.numpy() for name, column in stain.measures(images, mpp=mpp).items()}
+    )
     return table.assign(log_rule=np.log(table["rule"] + 1e-3)).to_numpy(float)
 
 
 def excess(images, *, mpp=None):
     """(N,) float, the 99 % quantile of DAB optical density beyond what haematoxylin leaks into it, at about 1 um, of (N,3,H,W)."""
-    small = torch.nn.functional.avg_pool2d(stain.unmix(images, white="glass"), max(1, round(stain.px(images, 1.0, mpp))))
+    small = torch.nn.functional.avg_pool2d(
+        stain.unmix(images, white="glass"), max(1, round(stain.px(images, 1.0, mpp)))
+    )
     blue, brown = small.flatten(2).unbind(1)
     return np.quantile((brown - stain.MOST_LEAK * blue).numpy(), 0.99, axis=1)
 
 
 def out_of_fold(features, score, *, units, folds=5, seed=0, learner="trees"):
     """(N,4) probabilities of a cheap learner, fitted without any patch of the unit; NaN where what it saw lacks the patch's score."""
-    features, score, units = np.asarray(features, float), np.asarray(score), np.asarray(units).astype(str)
+    features, score, units = (
+        np.asarray(features, float),
+        np.asarray(score),
+        np.asarray(units).astype(str),
+    )
     known, found = score >= 0, np.full((len(score), len(scores.SCORES)), np.nan)
     folds = min(folds, len(set(units[known])))
     if folds < 2:
-        raise ValueError("Out-of-fold answers need patches of two slides or groups at least: there is one.")
-    made = {"trees": ExtraTreesClassifier(300, min_samples_leaf=3, random_state=seed),
-            "logistic": make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))}
+        raise ValueError(
+            "Out-of-fold answers need patches of two slides or groups at least: there is one."
+        )
+    made = {
+        "trees": ExtraTreesClassifier(300, min_samples_leaf=3, random_state=seed),
+        "logistic": make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000)),
+    }
     parts = GroupKFold(folds, shuffle=True, random_state=seed)
     for fit, held in parts.split(features[known], score[known], units[known]):
         rows, away = np.flatnonzero(known)[fit], np.flatnonzero(known)[held]
         found[away] = 0
-        if len(set(score[rows])) == 1:  # one score left: nothing can be fitted, and its answer is that score
+        if (
+            len(set(score[rows])) == 1
+        ):  # one score left: nothing can be fitted, and its answer is that score
             found[away, score[rows][0]] = 1
         else:
             model = made[learner].fit(features[rows], score[rows])
             found[np.ix_(away, model.classes_)] = model.predict_proba(features[away])
-        found[away[~np.isin(score[away], score[rows])]] = np.nan  # who never saw a score is no witness against it
+        found[away[~np.isin(score[away], score[rows])]] = (
+            np.nan
+        )  # who never saw a score is no witness against it
     return found
 
 
-def doubt(score, *, patch, predictions=(), learner=None, rule=None, features=None, ratings=None, units=None, excess=None):
+def doubt(
+    score,
+    *,
+    patch,
+    predictions=(),
+    learner=None,
+    rule=None,
+    features=None,
+    ratings=None,
+    units=None,
+    excess=None,
+):
     """DataFrame (patch, score, suggested, doubt 0..1, kind, reasons), of patches with a score (N,); weak scores where excess is given."""
     score, units = np.asarray(score, int), np.asarray(patch if units is None else units).astype(str)
     voices = {"networks": _together(predictions, len(score)), "learner": learner}
     if rule is not None:
-        voices["rule"] = out_of_fold(np.log(np.asarray(rule, float)[:, None] + 1e-3), score, units=units, learner="logistic")
+        voices["rule"] = out_of_fold(
+            np.log(np.asarray(rule, float)[:, None] + 1e-3), score, units=units, learner="logistic"
+        )
     if features is not None:
         voices["neighbours"] = neighbours(features, score, units=units)
     if ratings is not None:
@@ -84,26 +128,51 @@ def doubt(score, *, patch, predictions=(), learner=None, rule=None, features=Non
     suggested = np.where(np.isnan(pooled).any(1), given, suggested)
     kind = np.where(suggested != given, "in doubt", "").astype(object)
     if excess is not None:
-        hidden = _hidden(given, suggested, (np.asarray(rule) < BLANK) & (np.asarray(excess) < FAINT), units)
-        kind[hidden], found = "not visible here", np.where(hidden, found / 2, found)  # seldom wrong, so after the others
+        hidden = _hidden(
+            given, suggested, (np.asarray(rule) < BLANK) & (np.asarray(excess) < FAINT), units
+        )
+        kind[hidden], found = (
+            "not visible here",
+            np.where(hidden, found / 2, found),
+        )  # seldom wrong, so after the others
     said = [_reasons(voices, row, given[row], kind[row]) for row in range(len(given))]
-    table = pd.DataFrame({"patch": list(patch), "score": given, "suggested": suggested, "doubt": found, "kind": kind, "reasons": said})
-    return table[score >= 0].sort_values(["doubt", "patch"], ascending=[False, True], ignore_index=True)
+    table = pd.DataFrame(
+        {
+            "patch": list(patch),
+            "score": given,
+            "suggested": suggested,
+            "doubt": found,
+            "kind": kind,
+            "reasons": said,
+        }
+    )
+    return table[score >= 0].sort_values(
+        ["doubt", "patch"], ascending=[False, True], ignore_index=True
+    )
 
 
 def neighbours(features, score, *, units):
     """(N,4) shares of the scores of the nearest patches of other slides or groups, nearest weighing most; NaN as out_of_fold."""
-    z, known = StandardScaler().fit_transform(np.asarray(features, float)), np.flatnonzero(np.asarray(score) >= 0)
+    z, known = (
+        StandardScaler().fit_transform(np.asarray(features, float)),
+        np.flatnonzero(np.asarray(score) >= 0),
+    )
     found, units = np.full((len(z), len(scores.SCORES)), np.nan), np.asarray(units).astype(str)
     most = int(pd.Series(units[known]).value_counts().max()) if len(known) else 0
     if not len(known):
         return found
     shown = pd.Series(units[known]).groupby(score[known]).nunique()  # slides that show a score
-    near = NearestNeighbors(n_neighbors=min(NEIGHBOURS + most, len(known))).fit(z[known]).kneighbors(z, return_distance=False)
+    near = (
+        NearestNeighbors(n_neighbors=min(NEIGHBOURS + most, len(known)))
+        .fit(z[known])
+        .kneighbors(z, return_distance=False)
+    )
     for row, order in enumerate(known[near]):
         mine = order[units[order] != units[row]][:NEIGHBOURS]
         if len(mine) and (score[row] < 0 or shown[score[row]] > 1):
-            found[row] = np.bincount(score[mine], weights=1 / np.arange(2, len(mine) + 2), minlength=len(scores.SCORES))
+            found[row] = np.bincount(
+                score[mine], weights=1 / np.arange(2, len(mine) + 2), minlength=len(scores.SCORES)
+            )
     return found / found.sum(1, keepdims=True)
 
 
@@ -114,10 +183,16 @@ def groups(images):
     z, between = _model(_look(images))
     odds, edges = _gain(z, between), _borders(images)
     links = np.unique(np.concatenate([_twins(images), _adjacent(edges, false=FALSE[0])]), axis=0)
-    for _ in range(2):  # borders are compared again among patches that look alike: fewer comparisons, fainter borders count
+    for _ in range(
+        2
+        # borders are compared again among patches that look alike: fewer comparisons, fainter borders
+        # count
+    ):
         near = odds >= (np.quantile(odds[tuple(links.T)], FAR) if len(links) else 0)
         links = np.unique(np.concatenate([links, _adjacent(edges, near, false=FALSE[1])]), axis=0)
-    return _named(_clustered(z, between, links[odds[tuple(links.T)] >= 0]))  # one false link joins two slides: stain may deny it
+    return _named(
+        _clustered(z, between, links[odds[tuple(links.T)] >= 0])
+    )  # one false link joins two slides: stain may deny it
 
 
 def leakage(groups, set):
@@ -125,56 +200,95 @@ def leakage(groups, set):
     table = pd.DataFrame({"group": np.asarray(groups, object), "set": np.asarray(set, object)})
     table = table[~table["set"].isin(["", "external"])]
     table["cut"] = table.groupby("group")["set"].transform("nunique") > 1
-    rows = table.groupby("set", sort=False).agg(patches=("cut", "size"), shared=("cut", "sum"), groups=("group", "nunique"))
-    rows["cut"] = table[table["cut"]].groupby("set")["group"].nunique().reindex(rows.index, fill_value=0)
+    rows = table.groupby("set", sort=False).agg(
+        patches=("cut", "size"), shared=("cut", "sum"), groups=("group", "nunique")
+    )
+    rows["cut"] = (
+        table[table["cut"]].groupby("set")["group"].nunique().reindex(rows.index, fill_value=0)
+    )
     return rows.reset_index()
 
 
 def reread(table, ratings):
     """DataFrame (patch, score, reread) of the patches of table that ratings settle anew: patch, rater, reading, score."""
     first = ratings[ratings["reading"] == 1]
-    middle = first.groupby("patch")["score"].median()  # readers who meet halfway between two scores settle nothing
+    middle = first.groupby("patch")[
+        "score"
+    ].median()  # readers who meet halfway between two scores settle nothing
     settled = middle[middle % 1 == 0].astype(int)
     rows = table[table["name"].isin(settled.index)][["name", "score"]]
-    return rows.assign(reread=settled.reindex(rows["name"]).to_numpy()).rename(columns={"name": "patch"})
+    return rows.assign(reread=settled.reindex(rows["name"]).to_numpy()).rename(
+        columns={"name": "patch"}
+    )
 
 
 def _together(predictions, n):
     """(N,4) mean of networks' probabilities, a network that is silent on a patch (NaN) left out; None without networks."""
-    predictions = [predictions] if isinstance(predictions, np.ndarray) and predictions.ndim == 2 else list(predictions)
+    predictions = (
+        [predictions]
+        if isinstance(predictions, np.ndarray) and predictions.ndim == 2
+        else list(predictions)
+    )
     if not predictions:
         return None
     stack = np.stack([np.asarray(one, float) for one in predictions])  # (R,N,4)
     if stack.shape[1:] != (n, len(scores.SCORES)):
-        raise ValueError(f"Predictions must be probabilities ({n}, {len(scores.SCORES)}), not {stack.shape[1:]}: one row for each patch.")
+        raise ValueError(
+            f"Predictions must be probabilities ({n}, {len(scores.SCORES)}), not {stack.shape[1:]}: one row for each patch."
+        )
     heard = ~np.isnan(stack).any(2, keepdims=True)
-    return np.where(heard.any(0), np.where(heard, stack, 0).sum(0) / np.maximum(heard.sum(0), 1), np.nan)
+    return np.where(
+        heard.any(0), np.where(heard, stack, 0).sum(0) / np.maximum(heard.sum(0), 1), np.nan
+    )
 
 
 def _votes(ratings):
     ratings = np.asarray(ratings, int)
-    counts = np.stack([(ratings == score).sum(1) for score in range(len(scores.SCORES))], 1).astype(float)
-    return np.where(counts.sum(1, keepdims=True) > 0, counts / np.maximum(counts.sum(1, keepdims=True), 1), np.nan)
+    counts = np.stack([(ratings == score).sum(1) for score in range(len(scores.SCORES))], 1).astype(
+        float
+    )
+    return np.where(
+        counts.sum(1, keepdims=True) > 0,
+        counts / np.maximum(counts.sum(1, keepdims=True), 1),
+        np.nan,
+    )
 
 
 def _pooled(voices, given):
     """(N,4) voices mixed by how well they foretell the scores as given (EM), raters beside them as half; NaN where none speaks."""
     if not voices:
-        raise ValueError("Nothing speaks about the scores: give predictions, learner, rule, features or ratings.")
-    stack, people = np.stack(list(voices.values())), np.array([[name == "raters"] for name in voices])  # (V,N,4), (V,1)
+        raise ValueError(
+            "Nothing speaks about the scores: give predictions, learner, rule, features or ratings."
+        )
+    stack, people = (
+        np.stack(list(voices.values())),
+        np.array([[name == "raters"] for name in voices]),
+    )  # (V,N,4), (V,1)
     heard, weight = ~np.isnan(stack).any(2), np.ones((len(stack), 1))
-    fits = np.nan_to_num(np.take_along_axis(stack, np.maximum(given, 0)[None, :, None], 2)[..., 0]) * (given >= 0) + 1e-3  # (V,N)
+    fits = (
+        np.nan_to_num(np.take_along_axis(stack, np.maximum(given, 0)[None, :, None], 2)[..., 0])
+        * (given >= 0)
+        + 1e-3
+    )  # (V,N)
     for _ in range(ROUNDS):
         said = weight * fits * heard * ~people
-        weight = (said / np.maximum(said.sum(0), 1e-9)).sum(1, keepdims=True) / np.maximum(heard.sum(1, keepdims=True), 1) + 1e-6
+        weight = (said / np.maximum(said.sum(0), 1e-9)).sum(1, keepdims=True) / np.maximum(
+            heard.sum(1, keepdims=True), 1
+        ) + 1e-6
     weight = np.where(people, 1, weight / weight.sum()) * heard
     total = weight.sum(0)[:, None]
-    return np.where(total > 0, (weight[..., None] * np.nan_to_num(stack)).sum(0) / np.maximum(total, 1e-9), np.nan)
+    return np.where(
+        total > 0,
+        (weight[..., None] * np.nan_to_num(stack)).sum(0) / np.maximum(total, 1e-9),
+        np.nan,
+    )
 
 
 def _hidden(score, suggested, unstained, units):
     """(N,) bool, unstained patches of a 2+ or 3+ slide whose group shows that score elsewhere."""
-    blank = unstained & (score > 1)  # a faint 1+ cannot be told from none: precision fell from 0.94 to 0.75
+    blank = unstained & (
+        score > 1
+    )  # a faint 1+ cannot be told from none: precision fell from 0.94 to 0.75
     table = pd.DataFrame({"unit": units, "score": score, "shown": ~blank & (suggested >= score)})
     elsewhere = table.groupby(["unit", "score"])["shown"].transform("any")
     return (blank & elsewhere).to_numpy()
@@ -182,9 +296,14 @@ def _hidden(score, suggested, unstained, units):
 
 def _reasons(voices, row, score, kind):
     """str, which voices speak for another score, with its share of the voice; or why nothing can be seen."""
-    said = ["no stained membrane in this patch, but elsewhere on its slide"] if kind == "not visible here" else []
-    said += ["no evidence: nothing that was asked knows this patch or, from another slide, its score"] * all(
-        np.isnan(voice[row]).any() for voice in voices.values())
+    said = (
+        ["no stained membrane in this patch, but elsewhere on its slide"]
+        if kind == "not visible here"
+        else []
+    )
+    said += [
+        "no evidence: nothing that was asked knows this patch or, from another slide, its score"
+    ] * all(np.isnan(voice[row]).any() for voice in voices.values())
     for name, voice in voices.items():
         best = int(np.nan_to_num(voice[row]).argmax())
         if not np.isnan(voice[row]).any() and best != score:
@@ -195,7 +314,9 @@ def _reasons(voices, row, score, kind):
 def _look(images):
     """(N,4,D) glass, stain and texture of each quarter of a patch, every column brought to normal ranks: a pen mark is no giant."""
     h, w = (side // 2 for side in images.shape[-2:])
-    parts = torch.stack([images[..., y : y + h, x : x + w] for y in (0, h) for x in (0, w)], 1).flatten(0, 1)  # (N*4,3,h,w)
+    parts = torch.stack(
+        [images[..., y : y + h, x : x + w] for y in (0, h) for x in (0, w)], 1
+    ).flatten(0, 1)  # (N*4,3,h,w)
     step = max(1, CHUNK_PX // (h * w))
     found = np.concatenate([_looked(parts[k : k + step]) for k in range(0, len(parts), step)])
     return ndtri((rankdata(found, axis=0) - 0.5) / len(found)).reshape(len(images), 4, -1)
@@ -204,7 +325,9 @@ def _look(images):
 def _looked(images):
     """(B,D) of glass, colour of unstained tissue, stain vectors of nuclei, stroma and membrane, amounts of stain, texture by octave."""
     glass = torch.log10(255 / stain.white_point(images))  # (B,3)
-    raw = torch.log10(255 / torch.nn.functional.avg_pool2d(images.float(), 2).clamp(min=1))  # grain would colour what is pale
+    raw = torch.log10(
+        255 / torch.nn.functional.avg_pool2d(images.float(), 2).clamp(min=1)
+    )  # grain would colour what is pale
     density = raw - glass[:, :, None, None]  # (B,3,h,w)
     planes = torch.einsum("bchw,cs->bshw", density, torch.linalg.inv(stain.HDAB)[:, :2].float())
     blue, brown = planes.flatten(2).unbind(1)
@@ -213,9 +336,18 @@ def _looked(images):
     nuclei, strong = _vector(density, plain & (blue > high.clamp(min=0.06)), stain.HDAB[0])
     stroma, weak = _vector(density, plain & (blue > 0.02) & (blue <= low), nuclei)
     membrane, _ = _vector(density, (brown > 0.1) & (brown > 1.2 * blue), stain.HDAB[1])
-    amounts = [torch.quantile(plane, torch.tensor((0.1, 0.25, 0.5, 0.75, 0.9, q)), dim=1).T for plane, q in ((blue, 0.97), (brown, 0.99))]
-    tints = [glass.mean(1, keepdim=True), _tint(glass), _tint(_line(raw.flatten(2), plain)).flatten(1)]
-    return torch.cat([*tints, nuclei, stroma, membrane, strong, weak, *amounts, _octaves(planes)], 1).numpy()
+    amounts = [
+        torch.quantile(plane, torch.tensor((0.1, 0.25, 0.5, 0.75, 0.9, q)), dim=1).T
+        for plane, q in ((blue, 0.97), (brown, 0.99))
+    ]
+    tints = [
+        glass.mean(1, keepdim=True),
+        _tint(glass),
+        _tint(_line(raw.flatten(2), plain)).flatten(1),
+    ]
+    return torch.cat(
+        [*tints, nuclei, stroma, membrane, strong, weak, *amounts, _octaves(planes)], 1
+    ).numpy()
 
 
 def _tint(density):
@@ -230,7 +362,9 @@ def _line(density, where):
     rest = (density - mean[:, :, None]) * where[:, None]
     axis = torch.linalg.eigh(rest @ rest.mT)[1][:, :, 2]  # of the largest eigenvalue
     steep = axis.mean(1, keepdim=True)
-    axis = axis * steep.sign() / steep.abs().clamp(min=0.05)  # stain darkens all three; a line that does not is read as flat
+    axis = (
+        axis * steep.sign() / steep.abs().clamp(min=0.05)
+    )  # stain darkens all three; a line that does not is read as flat
     return mean[:, None] + axis[:, None] * (SHADES[:, None] - mean.mean(1)[:, None, None])
 
 
@@ -239,7 +373,9 @@ def _vector(density, where, otherwise):
     count = where.sum(1, keepdim=True)
     mean = (density.flatten(2) * where[:, None]).sum(2) / count.clamp(min=1)
     length = mean.norm(dim=1, keepdim=True)
-    return torch.where((count > 50) & (length > 0.01), mean / length.clamp(min=1e-4), otherwise.float()), length
+    return torch.where(
+        (count > 50) & (length > 0.01), mean / length.clamp(min=1e-4), otherwise.float()
+    ), length
 
 
 def _octaves(planes):
@@ -265,15 +401,25 @@ def _twins(images):
 
 def _borders(images):
     """dict left, right, top, bottom: (N,3,L) standardised optical density along the border, broad shading removed."""
-    sides = {"left": images[..., :, 0], "right": images[..., :, -1], "top": images[..., 0, :], "bottom": images[..., -1, :]}
-    return {name: _strip(stain.optical_density(strip[..., None].contiguous())[..., 0].numpy()) for name, strip in sides.items()}
+    sides = {
+        "left": images[..., :, 0],
+        "right": images[..., :, -1],
+        "top": images[..., 0, :],
+        "bottom": images[..., -1, :],
+    }
+    return {
+        name: _strip(stain.optical_density(strip[..., None].contiguous())[..., 0].numpy())
+        for name, strip in sides.items()
+    }
 
 
 def _strip(line):
     """(N,3,L) of (N,3,L): band-passed, brought to at most STRIP_PX, mean 0 and length 1."""
     line = line[..., : line.shape[-1] // (k := -(-line.shape[-1] // STRIP_PX)) * k]
     line = line.reshape(*line.shape[:2], -1, k).mean(-1)
-    line = gaussian_filter1d(line, SMOOTH_PX, axis=-1, mode="nearest") - gaussian_filter1d(line, COARSE_PX, axis=-1, mode="nearest")
+    line = gaussian_filter1d(line, SMOOTH_PX, axis=-1, mode="nearest") - gaussian_filter1d(
+        line, COARSE_PX, axis=-1, mode="nearest"
+    )
     line = line - line.mean((1, 2), keepdims=True)
     return line / np.maximum(np.linalg.norm(line, axis=(1, 2), keepdims=True), 1e-6)
 
@@ -282,8 +428,12 @@ def _adjacent(edges, allowed=None, *, false):
     """(L,2) pairs whose touching borders continue each other; about this share is false, judged by borders that cannot touch."""
     meet = (("right", "left"), ("bottom", "top"))
     never = [_best(edges[side], edges[side], allowed)[1] for side in edges]
-    never += [_best(edges[a], edges[b][..., ::-1], allowed)[1] for a, b in meet]  # six comparisons, none of them true, for two
-    pairs, fit = map(np.concatenate, zip(*(_best(edges[a], edges[b], allowed) for a, b in meet), strict=True))
+    never += [
+        _best(edges[a], edges[b][..., ::-1], allowed)[1] for a, b in meet
+    ]  # six comparisons, none of them true, for two
+    pairs, fit = map(
+        np.concatenate, zip(*(_best(edges[a], edges[b], allowed) for a, b in meet), strict=True)
+    )
     order, never = np.argsort(-fit), np.sort(np.concatenate(never))
     wrong = (len(never) - np.searchsorted(never, fit[order])) / 3
     good = np.flatnonzero(wrong <= false * np.arange(1, len(fit) + 1))
@@ -294,7 +444,12 @@ def _best(one, other, allowed):
     """((L,2) pairs that are each other's best fit, (L,) by how many deviations of all their fits)."""
     fit = one.reshape(len(one), -1) @ other.reshape(len(other), -1).T
     np.fill_diagonal(fit, 0)
-    fit /= np.maximum(np.sqrt((fit**2).mean(1, keepdims=True)), np.sqrt((fit**2).mean(0, keepdims=True))) + 1e-9
+    fit /= (
+        np.maximum(
+            np.sqrt((fit**2).mean(1, keepdims=True)), np.sqrt((fit**2).mean(0, keepdims=True))
+        )
+        + 1e-9
+    )
     fit = fit if allowed is None else np.where(allowed, fit, 0)
     first, rows = fit.argmax(1), np.arange(len(fit))
     mutual = (fit.argmax(0)[first] == rows) & (fit[rows, first] > 0)
@@ -315,7 +470,12 @@ def _gain(total, between, count=None):
     """(K,K) log odds that two clusters, sums (K,D) of count (K,) patches, share a slide: Gaussian slides and patches, no prior."""
     count = np.ones(len(total)) if count is None else count
     own = _fit(total, count, between)
-    return np.stack([_fit(total + total[k], count + count[k], between) - own - own[k] for k in range(len(total))])
+    return np.stack(
+        [
+            _fit(total + total[k], count + count[k], between) - own - own[k]
+            for k in range(len(total))
+        ]
+    )
 
 
 def _fit(total, count, between):
@@ -326,7 +486,9 @@ def _fit(total, count, between):
 
 def _clustered(z, between, links):
     """(N,) int: linked patches stay together; pairs of clusters that are each other's best join while that is likelier than not."""
-    member = connected_components(coo_array((np.ones(len(links)), tuple(links.T)), shape=(len(z), len(z))), directed=False)[1]
+    member = connected_components(
+        coo_array((np.ones(len(links)), tuple(links.T)), shape=(len(z), len(z))), directed=False
+    )[1]
     while True:
         count = np.bincount(member)
         total = np.zeros((len(count), z.shape[1]))
@@ -337,7 +499,9 @@ def _clustered(z, between, links):
         mutual = (best[best] == rows) & (gain[rows, best] > 0)
         if not mutual.any():
             return member
-        member = np.unique(np.where(mutual, np.minimum(best, rows), rows)[member], return_inverse=True)[1]
+        member = np.unique(
+            np.where(mutual, np.minimum(best, rows), rows)[member], return_inverse=True
+        )[1]
 
 
 def _named(numbers):

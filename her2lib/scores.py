@@ -3,15 +3,37 @@
 from difflib import get_close_matches
 
 SCORES = ("0", "1+", "2+", "3+")
-COLOURS = ("#4477aa", "#66ccee", "#ee9933", "#aa3377")  # told apart by colour-blind readers (after Tol's bright set)
-CUTS = ("0|1+", "1+|2+", "2+|3+")  # treatment hangs on each: ultralow and low, in-situ hybridisation, positive
+COLOURS = (
+    "#4477aa",
+    "#66ccee",
+    "#ee9933",
+    "#aa3377",
+)  # told apart by colour-blind readers (after Tol's bright set)
+CUTS = (
+    "0|1+",
+    "1+|2+",
+    "2+|3+",
+)  # treatment hangs on each: ultralow and low, in-situ hybridisation, positive
 MEANING = (
     "no staining, or faint incomplete membrane staining in at most 10 % of tumour cells",
     "faint, incomplete membrane staining in more than 10 % of tumour cells",
     "weak to moderate complete membrane staining in more than 10 % of tumour cells",
     "intense complete membrane staining in more than 10 % of tumour cells",
 )
-_WRITTEN = {"0": 0, "1": 1, "1+": 1, "2": 2, "2+": 2, "3": 3, "3+": 3, "0+": 0, "0.0": 0, "1.0": 1, "2.0": 2, "3.0": 3}
+_WRITTEN = {
+    "0": 0,
+    "1": 1,
+    "1+": 1,
+    "2": 2,
+    "2+": 2,
+    "3": 3,
+    "3+": 3,
+    "0+": 0,
+    "0.0": 0,
+    "1.0": 1,
+    "2.0": 2,
+    "3.0": 3,
+}
 
 
 def parse(text):

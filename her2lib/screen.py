@@ -10,13 +10,20 @@ from scipy import ndimage
 from her2lib.images import DataError
 
 OVERVIEW_UM = 8.0  # a pixel of the overview: about one nucleus
-READ_PX = 4096  # the overview is read in squares of at most this side, so a slide of one level needs no more memory
-TISSUE_OD = 0.02  # mean optical density plus roughness; pale muscle has 0.028, glass below 0.004 (measured for stain's masks)
-SPECK_UM = 100.0  # what is smaller than a square of this side, strands within two pixels counted together, is dust, not tissue
+# the overview is read in squares of at most this side, so a slide of one level needs no more memory
+READ_PX = 4096
+# mean optical density plus roughness; pale muscle has 0.028, glass below 0.004 (measured for
+# stain's masks)
+TISSUE_OD = 0.02
+# what is smaller than a square of this side, strands within two pixels counted together, is dust,
+# not tissue
+SPECK_UM = 100.0
 OUTLINES = {"": "#118833", "pen": "#cc3311", "out of focus": "#ee7733", "unreadable": "#000000"}
 VIEW_PX = 1000  # a smaller overview is enlarged so that its grid can be read
 PEN_SHARE = 0.02  # of a field under ink
-SHARP = 0.3  # 7 real and 8 phantom patches: in focus 0.51 to 0.89, blurred by a Gaussian of 3 px 0.21 to 0.32, of 4.5 px 0.18 to 0.33
+# 7 real and 8 phantom patches: in focus 0.51 to 0.89, blurred by a Gaussian of 3 px 0.21 to 0.32,
+# of 4.5 px 0.18 to 0.33
+SHARP = 0.3
 
 
 def overview(slide, *, slide_mpp):
@@ -26,13 +33,19 @@ def overview(slide, *, slide_mpp):
     scale = down / slide.level_downsamples[level]
     width, height = (max(1, int(side / down)) for side in slide.dimensions)
     if width * height > 2**27:
-        raise DataError(f"It says to be {width * OVERVIEW_UM / 1e4:.0f} x {height * OVERVIEW_UM / 1e4:.0f} cm wide: check --slide-mpp.")
+        raise DataError(
+            f"It says to be {width * OVERVIEW_UM / 1e4:.0f} x {height * OVERVIEW_UM / 1e4:.0f} cm wide: check --slide-mpp."
+        )
     canvas, side = Image.new("RGBA", (width, height)), max(1, int(READ_PX / scale))
     for y in range(0, height, side):
         for x in range(0, width, side):
             w, h = min(side, width - x), min(side, height - y)
-            part = slide.read_region((int(x * down), int(y * down)), level, (math.ceil(w * scale), math.ceil(h * scale)))
-            canvas.paste(part.resize((w, h), Image.Resampling.BOX, box=(0, 0, w * scale, h * scale)), (x, y))
+            part = slide.read_region(
+                (int(x * down), int(y * down)), level, (math.ceil(w * scale), math.ceil(h * scale))
+            )
+            canvas.paste(
+                part.resize((w, h), Image.Resampling.BOX, box=(0, 0, w * scale, h * scale)), (x, y)
+            )
     return np.asarray(flat(canvas)), np.asarray(canvas.getchannel(3)) > 250, down
 
 
@@ -50,17 +63,41 @@ def find_tissue(picture, scanned):
 def plan(grid, tissue, pen, down, least):
     """DataFrame, a row per field: x, y, tissue (share) and reason ("" where it is to be cut), in reading order."""
     rows = []
-    for x, y in ((grid.left + c * grid.step, grid.top + r * grid.step) for r in range(grid.rows) for c in range(grid.columns)):
-        box = tuple(slice(int(v / down), max(int((v + grid.step) / down), int(v / down) + 1)) for v in (y, x))
+    for x, y in (
+        (grid.left + c * grid.step, grid.top + r * grid.step)
+        for r in range(grid.rows)
+        for c in range(grid.columns)
+    ):
+        box = tuple(
+            slice(int(v / down), max(int((v + grid.step) / down), int(v / down) + 1))
+            for v in (y, x)
+        )
         seen, ink = (float(mask[box].mean()) if mask[box].size else 0.0 for mask in (tissue, pen))
-        rows.append((x, y, round(seen, 4), "pen" if ink > PEN_SHARE else "blank" if seen < max(least, 1e-9) else ""))
-    return pd.DataFrame(rows, columns=["x", "y", "tissue", "reason"]).assign(dab=np.nan, sharpness=np.nan)
+        rows.append(
+            (
+                x,
+                y,
+                round(seen, 4),
+                "pen" if ink > PEN_SHARE else "blank" if seen < max(least, 1e-9) else "",
+            )
+        )
+    return pd.DataFrame(rows, columns=["x", "y", "tissue", "reason"]).assign(
+        dab=np.nan, sharpness=np.nan
+    )
 
 
 def sharpness(image):
     """float, fine over coarse contrast (between px 2 and 16 apart) of a PIL image: about 0.6 in focus, below 0.3 out of it."""
-    green = np.asarray(image.getchannel(1).reduce(2), np.float32)  # halved, as sensor noise is not sharpness
-    fine, coarse = (sum(np.mean(np.square(a - b)) for a, b in ((green[n:], green[:-n]), (green[:, n:], green[:, :-n]))) for n in (1, 8))
+    green = np.asarray(
+        image.getchannel(1).reduce(2), np.float32
+    )  # halved, as sensor noise is not sharpness
+    fine, coarse = (
+        sum(
+            np.mean(np.square(a - b))
+            for a, b in ((green[n:], green[:-n]), (green[:, n:], green[:, :-n]))
+        )
+        for n in (1, 8)
+    )
     return math.sqrt(fine / max(coarse, 1e-6))
 
 
@@ -81,12 +118,22 @@ def drawn(picture, fields, grid, down):
     image.paste(Image.fromarray(picture).resize(size, Image.Resampling.NEAREST), (0, 0))
     pen, scale = ImageDraw.Draw(image), zoom / down
     for row in fields[fields.reason != "blank"].itertuples():
-        box = [row.x * scale, row.y * scale, (row.x + grid.step) * scale - 2, (row.y + grid.step) * scale - 2]
+        box = [
+            row.x * scale,
+            row.y * scale,
+            (row.x + grid.step) * scale - 2,
+            (row.y + grid.step) * scale - 2,
+        ]
         pen.rectangle(box, outline=OUTLINES[row.reason], width=2)
     for place, (reason, colour) in enumerate(OUTLINES.items()):
         text = f"{reason or 'cut'}: {(fields.reason == reason).sum()}"
         pen.text((10 + place * image.width // 5, size[1] + 6), text, fill=colour, font_size=16)
-    pen.text((10 + 4 * image.width // 5, size[1] + 6), f"blank: {(fields.reason == 'blank').sum()}", fill="#888888", font_size=16)
+    pen.text(
+        (10 + 4 * image.width // 5, size[1] + 6),
+        f"blank: {(fields.reason == 'blank').sum()}",
+        fill="#888888",
+        font_size=16,
+    )
     return image
 
 
@@ -100,10 +147,18 @@ def flat(region):
 def _glass(picture, scanned):
     """(3,) float, colour of the commonest smooth bright pixels, pure white (filler) only where there is no other glass."""
     grey = picture.mean(2)
-    smooth = scanned & (ndimage.maximum_filter(grey, 3) - ndimage.minimum_filter(grey, 3) <= 3) & (grey > 150)
+    smooth = (
+        scanned
+        & (ndimage.maximum_filter(grey, 3) - ndimage.minimum_filter(grey, 3) <= 3)
+        & (grey > 150)
+    )
     true = smooth & (grey < 254.5)
     if (chosen := true if true.sum() >= 0.02 * max(scanned.sum(), 1) else smooth).sum() < 50:
-        return np.percentile(picture[scanned], 99, axis=0).clip(1) if scanned.any() else np.full(3, 255.0)
+        return (
+            np.percentile(picture[scanned], 99, axis=0).clip(1)
+            if scanned.any()
+            else np.full(3, 255.0)
+        )
     level = np.bincount(grey[chosen].round().astype(int), minlength=256).argmax()
     return picture[chosen & (np.abs(grey - level) <= 1)].mean(0)
 
@@ -120,4 +175,6 @@ def _ink(od):
 def _large(mask, side_um):
     """(h,w) bool, a mask of the overview without pieces smaller than a square of side_um; near strands are one piece."""
     pieces, n = ndimage.label(ndimage.binary_dilation(mask, iterations=2))
-    return (np.bincount(pieces.ravel(), minlength=n + 1) >= (side_um / OVERVIEW_UM) ** 2)[pieces] & mask
+    return (np.bincount(pieces.ravel(), minlength=n + 1) >= (side_um / OVERVIEW_UM) ** 2)[
+        pieces
+    ] & mask

@@ -9,9 +9,13 @@ from her2lib import scores
 from her2lib.images import DataError
 
 WORDED = {"train": "training", "val": "validation", "test": "test"}
-RECOVERED = ("No slide is known for {n} patches: they were divided by {g} groups recovered from their borders and stain. This is a "
-             "sensitivity analysis, never a patient split.")
-MANY = 2000  # groups above this number are shared out in bundles of whole groups, so that 100,000 patches take a second
+RECOVERED = (
+    "No slide is known for {n} patches: they were divided by {g} groups recovered from their borders and stain. This is a "
+    "sensitivity analysis, never a patient split."
+)
+# groups above this number are shared out in bundles of whole groups, so that 100,000 patches take a
+# second
+MANY = 2000
 
 
 def groups(table):
@@ -19,11 +23,19 @@ def groups(table):
     slide, patient, n = table.slide.to_numpy(object), table.patient.to_numpy(object), len(table)
     nodes, links = {}, []
     for i, words in enumerate(zip(slide, patient, strict=True)):
-        links += [(i, nodes.setdefault((kind, word), n + len(nodes))) for kind, word in enumerate(words) if word]
+        links += [
+            (i, nodes.setdefault((kind, word), n + len(nodes)))
+            for kind, word in enumerate(words)
+            if word
+        ]
     rows, ends = np.array(links, int).reshape(-1, 2).T
     graph = coo_array((np.ones(len(rows)), (rows, ends)), shape=(n + len(nodes), n + len(nodes)))
-    _, first, place = np.unique(connected_components(graph, directed=False)[1][:n], return_index=True, return_inverse=True)
-    return np.where(patient != "", patient, np.where(slide != "", slide, table.name.to_numpy(object)))[first][place]
+    _, first, place = np.unique(
+        connected_components(graph, directed=False)[1][:n], return_index=True, return_inverse=True
+    )
+    return np.where(
+        patient != "", patient, np.where(slide != "", slide, table.name.to_numpy(object))
+    )[first][place]
 
 
 def split(table, *, seed, val=0.2, test=0.2):
@@ -50,7 +62,10 @@ def grouped(table, recovered, *, seed, val=0.2, test=0.2):
     stand_in = table.assign(slide=np.where(unknown, np.asarray(recovered, object), table.slide))
     drawn, notes = split(stand_in, seed=seed, val=val, test=test)
     if unknown.any():
-        notes = [RECOVERED.format(n=int(unknown.sum()), g=len(set(stand_in.slide[unknown]))), *notes]
+        notes = [
+            RECOVERED.format(n=int(unknown.sum()), g=len(set(stand_in.slide[unknown]))),
+            *notes,
+        ]
     return table.assign(set=drawn.set), notes
 
 
@@ -59,7 +74,9 @@ def subset(table, *, fraction, seed):
     train = table[table.set == "train"]
     counts, place = _counts(groups(train), train.score)
     order = np.random.default_rng(seed).permutation(len(counts))
-    lead = np.where(counts > 0, counts.sum(0), np.inf).argmin(1)  # a group counts towards the rarest score it holds
+    lead = np.where(counts > 0, counts.sum(0), np.inf).argmin(
+        1
+    )  # a group counts towards the rarest score it holds
     keep = {order[counts[order, score] > 0][0] for score in set(train.score)}
     for score in set(lead):
         mine = order[lead[order] == score]
@@ -80,7 +97,10 @@ def _share(counts, shares, rng):
     """(G,) int, the part of each group, so that each score of counts (G,4) divides by shares (P,), of which train is first."""
     if len(counts) > MANY:
         return _bundled(counts, shares, rng)
-    total, lack = np.maximum(counts.sum(0), 1), np.array([1000, 100, 10])[: len(shares)]  # wanted in train, then val, then test
+    total, lack = (
+        np.maximum(counts.sum(0), 1),
+        np.array([1000, 100, 10])[: len(shares)],
+    )  # wanted in train, then val, then test
 
     def cost(held):  # (..., P, 4) -> (...)
         size = held.sum(-1) / max(counts.sum(), 1) - shares
@@ -91,7 +111,11 @@ def _share(counts, shares, rng):
     for _ in range(20 if len(counts) <= 100 else 1):
         parts, held = np.full(len(counts), -1), np.zeros((len(shares), 4))
         order = sorted(rng.permutation(len(counts)), key=lambda g: -counts[g].sum())
-        for _ in range(5):  # first every group, largest first, to where it serves best; then whatever is better elsewhere
+        for _ in range(
+            5
+            # first every group, largest first, to where it serves best; then whatever is better
+            # elsewhere
+        ):
             before = parts.copy()
             for g in order:
                 held -= counts[g] * one[parts[g]] if parts[g] >= 0 else 0
@@ -121,13 +145,21 @@ def _say_groups(table, given):
     known, notes = (used.slide != "") | (used.patient != ""), []
     if not known.all():
         whom = "these" if not known.any() else f"{(~known).sum()} of the {len(known)}"
-        notes.append(f"No slide is known for {whom} patches: patches of one slide may stand on both sides of the split, so "
-                     f"results may look better than they would on new slides.")
+        notes.append(
+            f"No slide is known for {whom} patches: patches of one slide may stand on both sides of the split, so "
+            f"results may look better than they would on new slides."
+        )
     if made := [WORDED[part] for part in ("val", "test") if part not in given]:
-        how = "patch by patch" if not known.any() else f"by whole {'patients' if (used.patient != '').any() else 'slides'}"
+        how = (
+            "patch by patch"
+            if not known.any()
+            else f"by whole {'patients' if (used.patient != '').any() else 'slides'}"
+        )
         sets = " and ".join(made) + (" sets were" if len(made) > 1 else " set was")
-        notes.append(f"The {sets} drawn {how}, balanced by score as far as that allows"
-                     f"{'; the test set is the one given' if 'test' in given else ''}.")
+        notes.append(
+            f"The {sets} drawn {how}, balanced by score as far as that allows"
+            f"{'; the test set is the one given' if 'test' in given else ''}."
+        )
     if unscored := int((table.score < 0).sum()):
         notes.append(f"{unscored} patches have no score: they are neither trained nor tested on.")
     return notes
@@ -135,11 +167,19 @@ def _say_groups(table, given):
 
 def _say_cuts(table, group):
     """list of sentences: groups in more than one set, which only sets as given can bring about."""
-    used = pd.DataFrame({"group": group, "set": table.set.to_numpy()})[((table.slide != "") | (table.patient != "")).to_numpy()]
+    used = pd.DataFrame({"group": group, "set": table.set.to_numpy()})[
+        ((table.slide != "") | (table.patient != "")).to_numpy()
+    ]
     count = used[used.set != ""].groupby("group").set.nunique()
     cut = [str(word) for word in count.index[count > 1]]
-    return [f"The sets as given cut through {len(cut)} patients or slides ({', '.join(cut[:3])}{' …' * (len(cut) > 3)}): "
-            f"results across these sets are not independent."] if cut else []
+    return (
+        [
+            f"The sets as given cut through {len(cut)} patients or slides ({', '.join(cut[:3])}{' …' * (len(cut) > 3)}): "
+            f"results across these sets are not independent."
+        ]
+        if cut
+        else []
+    )
 
 
 def _say_scores(table, group):
@@ -150,6 +190,8 @@ def _say_scores(table, group):
         mine = (table.score == score).to_numpy()
         if lacking := [WORDED[part] for part in WORDED if not (mine & (table.set == part)).any()]:
             count, plural = len(set(group[mine])), "es" if unit == "patch" else "s"
-            notes.append(f"Score {scores.name(score)} is missing from the {' and '.join(lacking)} set (its patches come from "
-                         f"{count} {unit}{plural if count > 1 else ''}): its figures there are not estimable.")
+            notes.append(
+                f"Score {scores.name(score)} is missing from the {' and '.join(lacking)} set (its patches come from "
+                f"{count} {unit}{plural if count > 1 else ''}): its figures there are not estimable."
+            )
     return notes

@@ -29,11 +29,16 @@ HEADER = 128  # bytes before the pixels: what follows is a .npy file that NumPy 
 def open_store(table, *, side_px, folder, progress=True, workers=None, skip_bad=False):
     """Patches of the table's rows, images (N,3,side_px,side_px) mapped from a file in folder, built there on first use."""
     file = _file(table, side_px, folder, progress)
-    facts = _facts(file) or _build(table, file, side_px, progress=progress, workers=workers, skip_bad=skip_bad)
+    facts = _facts(file) or _build(
+        table, file, side_px, progress=progress, workers=workers, skip_bad=skip_bad
+    )
     if facts["lost"] and not skip_bad:
         raise _undecodable(facts["lost"])
     if small := sum(px < side_px for px in facts["original_px"]):
-        warnings.warn(f"{small} patches have fewer than {side_px} px a side and are enlarged: no detail is gained.", stacklevel=2)
+        warnings.warn(
+            f"{small} patches have fewer than {side_px} px a side and are enlarged: no detail is gained.",
+            stacklevel=2,
+        )
     table = table.iloc[facts["rows"]]
     mpp = table.mpp.to_numpy(float) * np.array(facts["original_px"]) / side_px
     words = {column: table[column].to_numpy(object) for column in ("slide", "patient", "name")}
@@ -44,7 +49,10 @@ def open_store(table, *, side_px, folder, progress=True, workers=None, skip_bad=
 def lost(table, *, side_px, folder):
     """DataFrame (name, problem, remedy) of the patches that skip_bad left out of a built store, as they cannot be decoded."""
     rows = _facts(_file(table, side_px, folder, False)).get("lost", [])
-    return pd.DataFrame([(*row, "copy it again from its source") for row in rows], columns=["name", "problem", "remedy"])
+    return pd.DataFrame(
+        [(*row, "copy it again from its source") for row in rows],
+        columns=["name", "problem", "remedy"],
+    )
 
 
 def stored(path, side_px):
@@ -76,12 +84,18 @@ def _facts(file):
 
 def _mapped(file):
     """(bytes,) uint8 tensor over the file's pixels; writing to it changes this process' memory only."""
-    # A plain private mapping counts against memory: 100,000 patches of 1024 px (315 GB) were refused on a 24 GB machine.
+    # A plain private mapping counts against memory: 100,000 patches of 1024 px (315 GB) were
+    # refused on a 24 GB machine.
     flags = {"access": mmap.ACCESS_COPY}
     if sys.platform == "linux":
-        flags = {"flags": mmap.MAP_PRIVATE | 0x4000, "prot": mmap.PROT_READ | mmap.PROT_WRITE}  # 0x4000: MAP_NORESERVE
+        flags = {
+            "flags": mmap.MAP_PRIVATE | 0x4000,
+            "prot": mmap.PROT_READ | mmap.PROT_WRITE,
+        }  # 0x4000: MAP_NORESERVE
     with file.open("rb") as source:
-        return torch.frombuffer(mmap.mmap(source.fileno(), 0, **flags), dtype=torch.uint8, offset=HEADER)
+        return torch.frombuffer(
+            mmap.mmap(source.fileno(), 0, **flags), dtype=torch.uint8, offset=HEADER
+        )
 
 
 def _build(table, file, side_px, *, progress, workers, skip_bad):
@@ -94,10 +108,14 @@ def _build(table, file, side_px, *, progress, workers, skip_bad):
                 return held
             _sweep(file)
             if (free := shutil.disk_usage(file.parent).free) < size:
-                raise DataError(f"{file.parent} has {free / 1e9:.2f} GB free and the store takes {size / 1e9:.2f} GB: free some, "
-                                f"or give another folder.")
+                raise DataError(
+                    f"{file.parent} has {free / 1e9:.2f} GB free and the store takes {size / 1e9:.2f} GB: free some, "
+                    f"or give another folder."
+                )
             try:
-                kept = _decode(table, part, side_px, progress=progress, workers=workers, skip_bad=skip_bad)
+                kept = _decode(
+                    table, part, side_px, progress=progress, workers=workers, skip_bad=skip_bad
+                )
                 file.unlink(missing_ok=True)
                 write_text(file.with_suffix(".json"), json.dumps(kept))
                 os.replace(part, file)  # last: a store that is there is whole
@@ -105,12 +123,15 @@ def _build(table, file, side_px, *, progress, workers, skip_bad):
             finally:
                 part.unlink(missing_ok=True)
     except OSError as error:
-        raise DataError(f"The store cannot be written to {file.parent} ({error.strerror or error}), nothing half-built is kept: "
-                        f"free {size / 1e9:.2f} GB there, or give a folder that you may write to.") from error
+        raise DataError(
+            f"The store cannot be written to {file.parent} ({error.strerror or error}), nothing half-built is kept: "
+            f"free {size / 1e9:.2f} GB there, or give a folder that you may write to."
+        ) from error
 
 
 def _decode(table, part, side_px, *, progress, workers, skip_bad):
     """dict (rows, original_px, lost, bytes) of the patches decoded into the file part, in the table's order."""
+
     def work(path):
         try:
             return stored(path, side_px)
@@ -118,14 +139,18 @@ def _decode(table, part, side_px, *, progress, workers, skip_bad):
             if isinstance(error, MemoryError):
                 raise
             if getattr(error, "errno", None):  # the disk's fault, not the image's
-                raise DataError(f"{path} cannot be read ({error.strerror}): mend that, then start again.") from error
+                raise DataError(
+                    f"{path} cannot be read ({error.strerror}): mend that, then start again."
+                ) from error
             return None, f"it cannot be decoded ({str(error)[:80]})"
 
     kept = {"rows": [], "original_px": [], "lost": []}
     bar = tqdm(table.path, desc=f"decoding to {side_px} px", unit="patch", disable=not progress)
     with part.open("wb") as out, contextlib.closing(ahead(work, bar, workers=workers)) as results:
         _header(out, len(table), side_px)
-        for row, (image, side) in enumerate(results):  # written, not mapped: a full disk is an error here, there a killed process
+        for row, (image, side) in enumerate(
+            results
+        ):  # written, not mapped: a full disk is an error here, there a killed process
             if image is None:
                 kept["lost"].append([table.name.iloc[row], side])
             else:
@@ -141,22 +166,31 @@ def _decode(table, part, side_px, *, progress, workers, skip_bad):
 def _header(out, n, side_px):
     """None; writes the .npy header of n images to the start of a file; its length does not hang on n."""
     out.seek(0)
-    np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": (n, 3, side_px, side_px)})
+    np.lib.format.write_array_header_1_0(
+        out, {"descr": "|u1", "fortran_order": False, "shape": (n, 3, side_px, side_px)}
+    )
     if out.tell() != HEADER:
-        raise RuntimeError(f"NumPy wrote a header of {out.tell()} bytes where {HEADER} were expected: change store.HEADER.")
+        raise RuntimeError(
+            f"NumPy wrote a header of {out.tell()} bytes where {HEADER} were expected: change store.HEADER."
+        )
 
 
 def _undecodable(rows):
     """DataError about images that pass every check of header and checksum and still do not decode."""
-    return DataError(f"{rows[0][0]}: {rows[0][1]}; {len(rows)} such in all. Copy them again from their source, or go on without "
-                     f"them by --skip-bad.")
+    return DataError(
+        f"{rows[0][0]}: {rows[0][1]}; {len(rows)} such in all. Copy them again from their source, or go on without "
+        f"them by --skip-bad."
+    )
 
 
 def _sweep(file):
     """None; removes what killed builders left: a half-built store whose lock is free has no builder."""
     for part in file.parent.glob("*.part"):
         lock = part.with_name(part.name.lstrip(".").split(".")[0] + ".lock")
-        with contextlib.suppress(Timeout), FileLock(lock, blocking=False) if lock.stem != file.stem else contextlib.nullcontext():
+        with (
+            contextlib.suppress(Timeout),
+            FileLock(lock, blocking=False) if lock.stem != file.stem else contextlib.nullcontext(),
+        ):
             part.unlink(missing_ok=True)
 
 

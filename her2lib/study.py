@@ -29,7 +29,16 @@ AXES = {  # one value of each is a run; the defaults are the smallest honest one
     "twin": ["none"],
 }
 SECTIONS = {
-    "data": {"source": "phantom", "external": "", "val": 0.2, "test": 0.2, "split_seed": 0, "skip_bad": False, "scores": [], "reread": ""},
+    "data": {
+        "source": "phantom",
+        "external": "",
+        "val": 0.2,
+        "test": 0.2,
+        "split_seed": 0,
+        "skip_bad": False,
+        "scores": [],
+        "reread": "",
+    },
     "phantom": None,  # keyword arguments of phantom.write, which checks them
     "axes": AXES,
     "train": None,  # changes to every recipe; train.recipe checks them
@@ -37,10 +46,20 @@ SECTIONS = {
     "published": {"file": ""},
 }
 TOP = ("question", "also", "rooms", *SECTIONS)
-NOTEBOOK_OF = {"resnet18": "02_train_resnet18", "densenet201": "03_train_densenet201", "vit_b16": "04_train_vit",
-               "vit_tiny": "04_train_vit", "hybrid": "05_train_hybrid_vit"}
-REVIEW = "09_label_review"  # says which labels are in doubt, and reads the sheets that people have filled in
-CHOICES = {"network": tuple(NOTEBOOK_OF), "split": ("official", "random", "grouped"), "twin": ("none", "shuffled")}
+NOTEBOOK_OF = {
+    "resnet18": "02_train_resnet18",
+    "densenet201": "03_train_densenet201",
+    "vit_b16": "04_train_vit",
+    "vit_tiny": "04_train_vit",
+    "hybrid": "05_train_hybrid_vit",
+}
+# says which labels are in doubt, and reads the sheets that people have filled in
+REVIEW = "09_label_review"
+CHOICES = {
+    "network": tuple(NOTEBOOK_OF),
+    "split": ("official", "random", "grouped"),
+    "twin": ("none", "shuffled"),
+}
 
 
 class StudyError(ValueError):
@@ -84,7 +103,11 @@ class Study:
         """Path of the external set: the user's own, or the phantoms' other laboratory, or None."""
         if self.data["external"]:
             return located(self.data["external"])
-        return self.cohort_path / "external" if self.data["source"] == "phantom" and self.phantom.get("external") else None
+        return (
+            self.cohort_path / "external"
+            if self.data["source"] == "phantom" and self.phantom.get("external")
+            else None
+        )
 
     @property
     def reread_path(self):
@@ -95,8 +118,15 @@ class Study:
     def readings(self):
         """list of (name, bytes, time) of the sheets below reading/ that were saved after they had been handed out."""
         keys = sorted((self.folder / "reading").glob("*/key.csv"))  # written last
-        sheets = [(key.stat(), sheet) for key in keys for sheet in sorted(key.parent.glob("*/sheet.csv"))]
-        return [fact for key, sheet in sheets if sheet.stat().st_mtime_ns > key.st_mtime_ns for fact in listing(sheet)]
+        sheets = [
+            (key.stat(), sheet) for key in keys for sheet in sorted(key.parent.glob("*/sheet.csv"))
+        ]
+        return [
+            fact
+            for key, sheet in sheets
+            if sheet.stat().st_mtime_ns > key.st_mtime_ns
+            for fact in listing(sheet)
+        ]
 
     @property
     def store(self):
@@ -109,9 +139,18 @@ class Study:
 
     def runs(self):
         """list of dict, one per run: its name and the value of every axis, in reading order."""
-        grids = [self.axes] + [{**{axis: values[:1] for axis, values in self.axes.items()}, **extra} for extra in self.also]
-        rows = [dict(zip(grid, values, strict=True)) for grid in grids for values in itertools.product(*grid.values())]
-        return list({row["run"]: row for row in ({"run": _run_name(row), **row} for row in rows)}.values())
+        grids = [self.axes] + [
+            {**{axis: values[:1] for axis, values in self.axes.items()}, **extra}
+            for extra in self.also
+        ]
+        rows = [
+            dict(zip(grid, values, strict=True))
+            for grid in grids
+            for values in itertools.product(*grid.values())
+        ]
+        return list(
+            {row["run"]: row for row in ({"run": _run_name(row), **row} for row in rows)}.values()
+        )
 
     def run(self, run=""):
         """dict of one run's axes by name; "" means the first."""
@@ -125,7 +164,9 @@ class Study:
         for row in self.runs():
             if row["network"] in networks:
                 return row["run"]
-        raise StudyError(f"Study {self.name!r} has no run of {' or '.join(networks)}: add it to network under [axes] in {self.file.name}.")
+        raise StudyError(
+            f"Study {self.name!r} has no run of {' or '.join(networks)}: add it to network under [axes] in {self.file.name}."
+        )
 
     def start(self, row):
         """str, what a run's network starts from: imagenet, none, or a file; "study:NAME" is the same network as trained in NAME."""
@@ -135,10 +176,22 @@ class Study:
         file = located(word)
         if word.startswith("study:"):
             other = load(word.removeprefix("study:"))
-            same = [its for its in other.runs() if its["twin"] == "none" and all(its[axis] == row[axis] for axis in ("network", "side_px"))]
-            file = other.folder_of(max(same or [row], key=lambda its: its["seed"] == row["seed"])["run"]) / "model.safetensors"
+            same = [
+                its
+                for its in other.runs()
+                if its["twin"] == "none"
+                and all(its[axis] == row[axis] for axis in ("network", "side_px"))
+            ]
+            file = (
+                other.folder_of(
+                    max(same or [row], key=lambda its: its["seed"] == row["seed"])["run"]
+                )
+                / "model.safetensors"
+            )
         if not file.is_file():
-            raise StudyError(f"{row['run']} starts from {word}, but there is no {file}: run that study first, or give none or a file.")
+            raise StudyError(
+                f"{row['run']} starts from {word}, but there is no {file}: run that study first, or give none or a file."
+            )
         return str(file)
 
     def stands_on(self, row):
@@ -148,10 +201,22 @@ class Study:
 
 def load(name):
     """Study from a name in studies/ or reports/, or a path of a .toml file; every key checked, nothing guessed."""
-    own = (ROOT / "studies" / f"{name}.toml", REPORTS / str(name) / f"{name}.toml")  # the second was made by her2 run --data
-    file = next((place for place in ((Path(name), ROOT / name) if str(name).endswith(".toml") else own) if place.is_file()), own[0])
+    own = (
+        ROOT / "studies" / f"{name}.toml",
+        REPORTS / str(name) / f"{name}.toml",
+    )  # the second was made by her2 run --data
+    file = next(
+        (
+            place
+            for place in ((Path(name), ROOT / name) if str(name).endswith(".toml") else own)
+            if place.is_file()
+        ),
+        own[0],
+    )
     if not file.is_file():
-        raise StudyError(f"There is no study file {name!r}.{nearest(name, [f.stem for f in studies()])}")
+        raise StudyError(
+            f"There is no study file {name!r}.{nearest(name, [f.stem for f in studies()])}"
+        )
     try:
         written = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -173,14 +238,24 @@ def checked(written, file):
     parts["data"]["scores"] = wanted = [str(word) for word in parts["data"]["scores"]]
     for word in set(wanted) - set(SCORES):
         raise StudyError(f"{file.name}: scores in [data] are {', '.join(SCORES)}, not {word!r}.")
-    also = tuple({axis: _values(v) for axis, v in extra.items()} for extra in written.get("also", []))
+    also = tuple(
+        {axis: _values(v) for axis, v in extra.items()} for extra in written.get("also", [])
+    )
     parts["axes"] = {axis: _values(values) for axis, values in parts["axes"].items()}
     for grid in (parts["axes"], *also):
         _check_axes(grid, file.name)
     if not re.fullmatch(r"[\w.-]+", file.stem):
-        raise StudyError(f"{file.name}: name a study with letters, digits, dots, dashes and underscores only.")
-    return Study(name=file.stem, question=str(written.get("question", "")), also=also,
-                 rooms=tuple(written.get("rooms", ())), file=file, **parts)
+        raise StudyError(
+            f"{file.name}: name a study with letters, digits, dots, dashes and underscores only."
+        )
+    return Study(
+        name=file.stem,
+        question=str(written.get("question", "")),
+        also=also,
+        rooms=tuple(written.get("rooms", ())),
+        file=file,
+        **parts,
+    )
 
 
 def studies():
@@ -196,8 +271,15 @@ def from_data(path, *, name="", networks=("resnet18",), skip_bad=False, **change
     stem = source.parent.name if source.name == "manifest.csv" else source.stem
     name = name or re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "data"
     text = (ROOT / "studies" / "data.toml").read_text(encoding="utf-8")
-    for key, value in {"source": str(source), "skip_bad": skip_bad, "network": list(networks), **changes}.items():
-        text = re.sub(rf"^{key} = .*$", lambda _: f"{key} = {json.dumps(value)}", text, count=1, flags=re.M)  # noqa: B023
+    for key, value in {
+        "source": str(source),
+        "skip_bad": skip_bad,
+        "network": list(networks),
+        **changes,
+    }.items():
+        text = re.sub(
+            rf"^{key} = .*$", lambda _: f"{key} = {json.dumps(value)}", text, count=1, flags=re.M
+        )  # noqa: B023
     return write_text(made(REPORTS / name) / f"{name}.toml", text)
 
 
@@ -231,7 +313,9 @@ def write_bytes(file, content):
         temporary.write_bytes(content)
         os.replace(temporary, file)
     finally:
-        temporary.unlink(missing_ok=True)  # a full disk leaves the old file and no half of the new one
+        temporary.unlink(
+            missing_ok=True
+        )  # a full disk leaves the old file and no half of the new one
     return file
 
 
@@ -257,7 +341,11 @@ def fingerprint(*values):
 
 def data_fingerprint(study):
     """str over what the patches are: phantom settings, or names, sizes and times of the files."""
-    outside = [listing(place) for place in (study.data["external"] and study.external_path, study.reread_path) if place]
+    outside = [
+        listing(place)
+        for place in (study.data["external"] and study.external_path, study.reread_path)
+        if place
+    ]
     if study.data["source"] == "phantom":
         return fingerprint("phantom", study.phantom, code_fingerprint("phantom"), *outside)
     return fingerprint([listing(study.cohort_path), *outside])
@@ -289,14 +377,24 @@ def imports(text):
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("her2lib."):
             found.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("her2lib.")}
+            found |= {
+                alias.name.split(".")[1]
+                for alias in node.names
+                if alias.name.startswith("her2lib.")
+            }
     return found
 
 
 def environment():
     """dict of what the numbers stand on: Python, platform and the versions of the packages that matter."""
-    packages, lock = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "captum", "papermill"), ROOT / "requirements.lock"
-    versions = {"python": platform.python_version(), **{package: metadata.version(package) for package in packages}}
+    packages, lock = (
+        ("torch", "torchvision", "timm", "numpy", "scikit-learn", "captum", "papermill"),
+        ROOT / "requirements.lock",
+    )
+    versions = {
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in packages},
+    }
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.is_file() else ""
     return {**versions, "platform": platform.platform(), "lock": digest}
 
@@ -324,11 +422,15 @@ def _check_axes(grid, file):
     for axis, values in grid.items():
         for value in values:
             if axis in CHOICES and value not in CHOICES[axis]:
-                raise StudyError(f"{file}: unknown {axis} {value!r}.{nearest(value, CHOICES[axis])}")
+                raise StudyError(
+                    f"{file}: unknown {axis} {value!r}.{nearest(value, CHOICES[axis])}"
+                )
             if axis in ("side_px", "seed") and (not isinstance(value, int) or value < 0):
                 raise StudyError(f"{file}: {axis} must be whole numbers, not {value!r}.")
             if axis == "n_train" and not 0 < float(value) <= 1:
-                raise StudyError(f"{file}: n_train is a share of the training patches in (0, 1], not {value!r}.")
+                raise StudyError(
+                    f"{file}: n_train is a share of the training patches in (0, 1], not {value!r}."
+                )
 
 
 def listing(place):
@@ -346,4 +448,6 @@ def _source(name):
 def _code(file):
     if file.suffix != ".ipynb":
         return file.read_text(encoding="utf-8")
-    return "\n".join("".join(cell["source"]) for cell in read_json(file)["cells"] if cell["cell_type"] == "code")
+    return "\n".join(
+        "".join(cell["source"]) for cell in read_json(file)["cells"] if cell["cell_type"] == "code"
+    )

@@ -10,7 +10,10 @@ from scipy.spatial import cKDTree
 STEP_UM = 2.0  # anatomy is laid out on this grid and refined at the picture's own pixels
 MARGIN_UM = 64.0
 LATTICE_UM = 4.5  # at most one cell in each square of this side
-FOOT, SHORT = 0.9, 0.62  # how far columnar cells draw to their foot, and how much their height is shortened
+FOOT, SHORT = (
+    0.9,
+    0.62,
+)  # how far columnar cells draw to their foot, and how much their height is shortened
 TUMOUR, NORMAL, IN_SITU = 1, 2, 3  # kinds of epithelium
 STROMA, FAT, VESSEL, LUMEN = 4, 5, 6, 7
 ARCHITECTURES = ("nests", "trabeculae", "glands", "single")
@@ -52,7 +55,10 @@ class Ground:
 
     def nearest(self, x, y):
         """(rows, columns) of the grid points nearest to positions."""
-        return tuple(np.rint((p - grid[0]) / STEP_UM).astype(np.int32) for p, grid in ((y, self.y), (x, self.x)))
+        return tuple(
+            np.rint((p - grid[0]) / STEP_UM).astype(np.int32)
+            for p, grid in ((y, self.y), (x, self.x))
+        )
 
 
 @dataclass(frozen=True)
@@ -84,24 +90,42 @@ def noise(seed, tag, x, y, wavelength_um):
 
 def lay_out(plan, window):
     """Ground of one window of a slide's plan (see phantom.slide)."""
-    first = 2 * np.floor((np.array([window.x_um, window.y_um]) - MARGIN_UM) / STEP_UM / 2)  # even: _invasive halves the grid
+    first = 2 * np.floor(
+        (np.array([window.x_um, window.y_um]) - MARGIN_UM) / STEP_UM / 2
+    )  # even: _invasive halves the grid
     count = 2 * int(np.ceil((window.side_um + 2 * MARGIN_UM) / STEP_UM / 2)) + 2
     x, y = ((f + np.arange(count)) * STEP_UM for f in first)
     kind, columnar, height = _epithelium(plan, x, y)
     depth, kind = _depth(kind)
     slope = np.stack(np.gradient(depth, STEP_UM)[::-1]).astype(np.float32)
-    alive = plan.necrosis_um + 12 * noise(plan.seed, 17, x, y, 45.0) + 60 * np.clip(0.8 - noise(plan.seed, 18, x, y, 130.0), 0, 2)
+    alive = (
+        plan.necrosis_um
+        + 12 * noise(plan.seed, 17, x, y, 45.0)
+        + 60 * np.clip(0.8 - noise(plan.seed, 18, x, y, 130.0), 0, 2)
+    )
     height = np.minimum(height, alive)
-    columnar *= np.clip(2.2 * (slope**2).sum(0) - 0.9, 0, 1)  # where opposite sides meet no cell knows its foot
+    columnar *= np.clip(
+        2.2 * (slope**2).sum(0) - 0.9, 0, 1
+    )  # where opposite sides meet no cell knows its foot
     glass = _glass(plan, x, y)
-    vessel = np.minimum(_circles(plan.seed, 31, x, y, 230.0, plan.vessels, (5, 24), 2.5), -depth - 8)
+    vessel = np.minimum(
+        _circles(plan.seed, 31, x, y, 230.0, plan.vessels, (5, 24), 2.5), -depth - 8
+    )
     gate = noise(plan.seed, 32, x, y, 260.0) - plan.fat
     fat = np.minimum(gate * 60, -depth - 10)
     crowd = np.clip(0.5 + 0.45 * noise(plan.seed, 33, x, y, 110.0) + plan.crowd, 0, 1)
     turn = 2 * np.pi * plan.grain
-    fibre = (x * np.cos(turn))[None] + (y * np.sin(turn))[:, None] - 0.8 * np.clip(np.maximum(depth, vessel), -50, 5)
-    fibre = (fibre + 30 * noise(plan.seed, 34, x, y, 120.0) + 6 * noise(plan.seed, 35, x, y, 30.0)).astype(np.float32)
-    return Ground(window, x, y, depth, slope, height, columnar, kind, fat, vessel, glass, crowd, fibre)
+    fibre = (
+        (x * np.cos(turn))[None]
+        + (y * np.sin(turn))[:, None]
+        - 0.8 * np.clip(np.maximum(depth, vessel), -50, 5)
+    )
+    fibre = (
+        fibre + 30 * noise(plan.seed, 34, x, y, 120.0) + 6 * noise(plan.seed, 35, x, y, 30.0)
+    ).astype(np.float32)
+    return Ground(
+        window, x, y, depth, slope, height, columnar, kind, fat, vessel, glass, crowd, fibre
+    )
 
 
 def glass_share(plan, window):
@@ -117,10 +141,16 @@ def populate(plan, ground):
     at = lambda field: field[row, column]  # noqa: E731
     kind = _compartment(at, ground)
     space = np.array([9, plan.cell_um * 0.83, 6.6, 8.0, 9, 44, 6.2, 26])[kind]
-    space = np.where(kind == TUMOUR, space * (1 - 0.35 * at(ground.columnar)) * (0.9 + 0.4 * random[:, 1] ** 2), space)
+    space = np.where(
+        kind == TUMOUR,
+        space * (1 - 0.35 * at(ground.columnar)) * (0.9 + 0.4 * random[:, 1] ** 2),
+        space,
+    )
     space = np.where(kind == STROMA, 16 - 10.0 * at(ground.crowd) ** 0.7, space)
     keep = (at(ground.glass) < -2) & (random[:, 7] < 2.2 * (LATTICE_UM / space) ** 2)
-    points, random, kind, space, row, column = (a[keep] for a in (points, random, kind, space, row, column))
+    points, random, kind, space, row, column = (
+        a[keep] for a in (points, random, kind, space, row, column)
+    )
     slope = ground.slope[:, row, column].T
     place = embed(points, at(ground.depth), slope, at(ground.columnar) * (kind < STROMA))
     alive = _thin(np.column_stack([place[:, :2], place[:, 2] + 1000 * kind]), space, random[:, 6])
@@ -143,9 +173,13 @@ def _resize(field, box, shape, order):
 def _uniform(seed, tag, ix, iy):
     """float64 0..1 for every lattice point, from a 64-bit mix (splitmix64), so that any window finds the same numbers."""
     with np.errstate(over="ignore"):
-        mixed = np.uint64(seed % 2**63) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(tag) * np.uint64(0xD1B54A32D192ED03)
+        mixed = np.uint64(seed % 2**63) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(
+            tag
+        ) * np.uint64(0xD1B54A32D192ED03)
         for part in (ix, iy):
-            mixed = mixed + np.asarray(part, np.int64).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+            mixed = mixed + np.asarray(part, np.int64).astype(np.uint64) * np.uint64(
+                0x9E3779B97F4A7C15
+            )
             mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             mixed = mixed ^ (mixed >> np.uint64(31))
@@ -153,13 +187,17 @@ def _uniform(seed, tag, ix, iy):
 
 
 def _epithelium(plan, x, y):
-    share = np.clip(2.5 * noise(plan.seed, 11, x, y, 220.0) - plan.purity, 0, 1) * (plan.architecture != plan.second)
+    share = np.clip(2.5 * noise(plan.seed, 11, x, y, 220.0) - plan.purity, 0, 1) * (
+        plan.architecture != plan.second
+    )
     first = _invasive(plan, plan.architecture, x, y)
     second = _invasive(plan, plan.second, x, y) if share.any() else first
     field = first[0] * (1 - share) + second[0] * share
     field = np.minimum(field, 3 * (noise(plan.seed, 12, x, y, 420.0) + plan.tumour))
     columnar = first[1] * (1 - share) + second[1] * share
-    height = plan.height_um * (1 + 0.22 * noise(plan.seed, 13, x, y, 50.0)) + 150 * np.clip(1.6 - 2 * columnar, 0, 1)
+    height = plan.height_um * (1 + 0.22 * noise(plan.seed, 13, x, y, 50.0)) + 150 * np.clip(
+        1.6 - 2 * columnar, 0, 1
+    )
     kind = (field > 0) * TUMOUR
     normal = _circles(plan.seed, 14, x, y, 78.0, plan.normal, (19, 33), 4.0, gate=(15, 300.0))
     ducts = _circles(plan.seed, 16, x, y, 330.0, plan.in_situ, (60, 120), 9.0)
@@ -174,7 +212,9 @@ def _epithelium(plan, x, y):
 def _invasive(plan, name, x, y):
     """(h,w) field, above 0 where carcinoma lies, and how columnar its cells stand; patterns are drawn out along one direction."""
     turn, half = 2 * np.pi * plan.grain, (len(x) // 2 + 1)
-    hx, hy = (a[0] + 2 * STEP_UM * np.arange(half) for a in (x, y))  # every second grid point is enough for these waves
+    hx, hy = (
+        a[0] + 2 * STEP_UM * np.arange(half) for a in (x, y)
+    )  # every second grid point is enough for these waves
     along = (hy * np.cos(turn))[:, None] - (hx * np.sin(turn))[None]
     across = (hx * np.cos(turn))[None] + (hy * np.sin(turn))[:, None]
     box = (0.25, 0.25, 0.25 + len(x) / 2, 0.25 + len(y) / 2)
@@ -243,7 +283,9 @@ def _glass(plan, x, y):
         field = 90 * (noise(plan.seed, 41, x, y, 380.0) - plan.edge)
     if x[1] - x[0] > STEP_UM:  # a coarse look needs no ragged edge
         return field
-    return (field + 5 * noise(plan.seed, 42, x, y, 34.0) + 2 * noise(plan.seed, 43, x, y, 9.0)).astype(np.float32)
+    return (
+        field + 5 * noise(plan.seed, 42, x, y, 34.0) + 2 * noise(plan.seed, 43, x, y, 9.0)
+    ).astype(np.float32)
 
 
 def _candidates(seed, ground):
@@ -268,7 +310,9 @@ def _thin(place, space, rank):
         group = np.flatnonzero((space > low) & (space <= high))
         if len(group) < 2:
             continue
-        near = group[cKDTree(place[group]).query_pairs(float(space[group].max()), output_type="ndarray")]
+        near = group[
+            cKDTree(place[group]).query_pairs(float(space[group].max()), output_type="ndarray")
+        ]
         apart = np.linalg.norm(place[near[:, 0]] - place[near[:, 1]], axis=1)
         near = near[apart < np.minimum(space[near[:, 0]], space[near[:, 1]])]
         _settle(near, rank, alive)
@@ -278,7 +322,9 @@ def _thin(place, space, rank):
 def _settle(near, rank, alive):
     lose = np.where(rank[near[:, 0]] < rank[near[:, 1]], near[:, 0], near[:, 1])
     win = near.sum(1) - lose
-    while len(lose):  # a point that loses to nobody stays, its neighbours go, the rest is asked again
+    while len(
+        lose
+    ):  # a point that loses to nobody stays, its neighbours go, the rest is asked again
         contested = np.zeros(len(alive), bool)
         contested[lose] = True
         gone = lose[~contested[win]]

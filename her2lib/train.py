@@ -27,7 +27,13 @@ from her2lib.study import made, read_json, source_fingerprint, write_bytes, writ
 
 __all__ = ["RECIPES", "Fit", "fit", "load", "predict", "recipe", "save", "shuffled", "table"]
 CHECKPOINT, PROGRESS, MODEL = "checkpoint.pt", "progress.json", "model.safetensors"
-CODE = ("train", "augment", "models", "recipes", "stain")  # decide what a training does; the rest of the library does not
+CODE = (
+    "train",
+    "augment",
+    "models",
+    "recipes",
+    "stain",
+)  # decide what a training does; the rest of the library does not
 EVERY_SECONDS = 30  # one of a tuned ViT-B/16 is 1.7 GB, so not after every short epoch
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 
@@ -49,7 +55,18 @@ class Fit:
     stamp: str  # what was trained, on what, from where: the same stamp is not trained again
 
 
-def fit(net, train_patches, val_patches=None, *, seed, folder=None, progress=True, device=None, tensorboard=None, **recipe):
+def fit(
+    net,
+    train_patches,
+    val_patches=None,
+    *,
+    seed,
+    folder=None,
+    progress=True,
+    device=None,
+    tensorboard=None,
+    **recipe,
+):
     """Fit of a copy of net; with a folder, the same call goes on from the last finished epoch after any interruption."""
     settings, device = recipes.complete(recipe), device or choose_device()
     _refuse_unknown(train_patches, val_patches)
@@ -73,7 +90,12 @@ def predict(net, images, *, batch=64):
 
 def table(probabilities, patches, *, run, set):
     """DataFrame of predictions: run, set, patch, slide, patient, truth (-1 unknown), p0..p3; one row per patch."""
-    words = dict(patch=list(patches.name), slide=list(patches.slide), patient=list(patches.patient), truth=list(patches.score))
+    words = dict(
+        patch=list(patches.name),
+        slide=list(patches.slide),
+        patient=list(patches.patient),
+        truth=list(patches.score),
+    )
     shares = {f"p{k}": column for k, column in enumerate(probabilities.T)}
     return pd.DataFrame({"run": run, "set": set, **words, **shares})
 
@@ -88,19 +110,41 @@ def save(folder, *, net, fit, predictions, parameters, fingerprints=None, **more
     """Path of a finished run: history.csv, predictions.csv, model.safetensors and, last, run.json with "complete": true."""
     folder = made(folder)
     (folder / "run.json").unlink(missing_ok=True)  # while files change the run is not complete
-    by_set = {name: verdicts.measured(rows) for name, rows in predictions.groupby("set", sort=False)}
-    bad = [f"{found['verdict']} ({name})" for name, found in by_set.items() if found["verdict"] and name != "external"]
+    by_set = {
+        name: verdicts.measured(rows) for name, rows in predictions.groupby("set", sort=False)
+    }
+    bad = [
+        f"{found['verdict']} ({name})"
+        for name, found in by_set.items()
+        if found["verdict"] and name != "external"
+    ]
     versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
-    info = {name: value for name, value in vars(fit).items() if name not in ("net", "history")} | dict(
-        parameters=parameters, fingerprints=fingerprints or {}, network=net.config, versions=versions, sets=by_set,
-        verdict=verdicts.broken(fit.history) or "; ".join(bad), fluctuation=verdicts.fluctuation(fit.history), **more, complete=True,
-    )  # fmt: skip
+    info = {
+        name: value for name, value in vars(fit).items() if name not in ("net", "history")
+    } | dict(
+        parameters=parameters,
+        fingerprints=fingerprints or {},
+        network=net.config,
+        versions=versions,
+        sets=by_set,
+        verdict=verdicts.broken(fit.history) or "; ".join(bad),
+        fluctuation=verdicts.fluctuation(fit.history),
+        **more,
+        complete=True,
+    )
     state = {name: value.contiguous() for name, value in net.state_dict().items()}
     write_table(folder / "history.csv", fit.history)
     write_table(folder / "predictions.csv", predictions)
-    trained = dict(stamp=fit.stamp, rows=json.dumps(fit.history.to_dict("records")), kept_epoch=str(fit.kept_epoch))
+    trained = dict(
+        stamp=fit.stamp,
+        rows=json.dumps(fit.history.to_dict("records")),
+        kept_epoch=str(fit.kept_epoch),
+    )
     write_bytes(folder / MODEL, to_bytes(state, trained))
-    write_json(folder / "run.json", json.loads(pd.Series(info).to_json(double_precision=15, default_handler=str)))  # nan becomes null
+    write_json(
+        folder / "run.json",
+        json.loads(pd.Series(info).to_json(double_precision=15, default_handler=str)),
+    )  # nan becomes null
     for name in (CHECKPOINT, PROGRESS):
         (folder / name).unlink(missing_ok=True)
     return folder
@@ -111,7 +155,9 @@ def load(folder):
     path = Path(folder) / "run.json"
     info = read_json(path)
     if not info.get("complete"):
-        raise ValueError(f"{folder} holds no finished run: run.json is written last; start the same run again and it goes on.")
+        raise ValueError(
+            f"{folder} holds no finished run: run.json is written last; start the same run again and it goes on."
+        )
     net = models.create(**{**info["network"], "weights": "none"})
     net.load_state_dict(load_file(path.with_name(MODEL)))
     net.config["weights"] = info["network"]["weights"]
@@ -122,17 +168,31 @@ class _Loop:
     """One training under way; everything a resumed run needs is in rows, weights, optimizer, EMA and the kept weights."""
 
     def __init__(self, net, train, val, settings, seed, device, folder):
-        self.settings, self.seed, self.device, self.train, self.val = settings, seed, torch.device(device), train, val
+        self.settings, self.seed, self.device, self.train, self.val = (
+            settings,
+            seed,
+            torch.device(device),
+            train,
+            val,
+        )
         self.path = Path(folder) / CHECKPOINT if folder else None
         self.stamp = _stamp(net, train, val, settings, seed)
         self.dtype, reason = choose_precision(device, settings["precision"])
-        fast = self.dtype == torch.bfloat16 or self.device.type == "cuda"  # on a CPU 37 against 27 patches/s; in float32 16 to 17
+        fast = (
+            self.dtype == torch.bfloat16 or self.device.type == "cuda"
+        )  # on a CPU 37 against 27 patches/s; in float32 16 to 17
         self.layout = torch.channels_last if fast else torch.contiguous_format
         self.net = recipes.regularised(net, settings).to(self.device, memory_format=self.layout)
         self.images, where = augment.place(train.images, device)
-        self.notes = [f"precision {reason}", where] + ([] if _count(val) else ["no validation patches: those columns are empty"])
+        self.notes = [f"precision {reason}", where] + (
+            [] if _count(val) else ["no validation patches: those columns are empty"]
+        )
         self.forward = torch.compile(self.net) if settings["compile"] else self.net
-        self.ema = ModelEmaV3(self.net, decay=settings["ema"], use_warmup=True) if settings["ema"] else None
+        self.ema = (
+            ModelEmaV3(self.net, decay=settings["ema"], use_warmup=True)
+            if settings["ema"]
+            else None
+        )
         self.score = torch.tensor(np.array(train.score), dtype=torch.int64)
         self.steps = len(self.parts(1))
         self.optimizer, self.schedule = recipes.optimizer(self.net, settings, self.steps)
@@ -141,7 +201,9 @@ class _Loop:
         self.rows, self.kept, self.kept_epoch, self.saved = [], None, 0, time.perf_counter()
 
     def parts(self, epoch):
-        rows = augment.order(self.score, seed=self.seed, epoch=epoch, balanced=self.settings["balanced"])
+        rows = augment.order(
+            self.score, seed=self.seed, epoch=epoch, balanced=self.settings["balanced"]
+        )
         return augment.cut(rows, self.settings["batch"], even=self.settings["mixup"] > 0)
 
     def bar(self, progress):
@@ -149,13 +211,19 @@ class _Loop:
         for note in self.notes if progress else ():
             tqdm.write(note)
         total, done = self.settings["epochs"] * self.steps, max(len(self.rows) - 1, 0) * self.steps
-        return tqdm(total=total, initial=done, desc=self.net.network, unit="step", disable=not progress)
+        return tqdm(
+            total=total, initial=done, desc=self.net.network, unit="step", disable=not progress
+        )
 
     def finished(self):
         """bool: every epoch done, the loss broken, or no better validation kappa for `patience` epochs."""
         done, patience = len(self.rows) - 1, self.settings["patience"]
         broken = bool(self.rows) and "finite" in self.rows[-1]["verdict"]
-        return broken or done >= self.settings["epochs"] or bool(patience and done > 0 and done - _best(self.rows) >= patience)
+        return (
+            broken
+            or done >= self.settings["epochs"]
+            or bool(patience and done > 0 and done - _best(self.rows) >= patience)
+        )
 
     def epoch(self, bar):
         """One row more; row 0 is the network as it came, measured on at most 512 training patches."""
@@ -165,15 +233,21 @@ class _Loop:
         train = self.pass_over(epoch, bar) if epoch else self.measure(self.train, few)
         spent = time.perf_counter() - began
         val = self.measure(self.val) if _count(self.val) else (math.nan, math.nan, math.nan, "")
-        sound = math.isfinite(train[0]) and all(weights.isfinite().all() for weights in self.net.parameters())
+        sound = math.isfinite(train[0]) and all(
+            weights.isfinite().all() for weights in self.net.parameters()
+        )
         verdict = val[3] * (epoch > 0) if sound else "loss not finite"
         lr = max(group["lr"] for group in self.optimizer.param_groups) * (epoch > 0)
-        row = dict(epoch=epoch, lr=lr, **_named("train", train), **_named("val", val), train_seconds=spent)
+        row = dict(
+            epoch=epoch, lr=lr, **_named("train", train), **_named("val", val), train_seconds=spent
+        )
         self.rows.append(row | dict(seconds=time.perf_counter() - began, verdict=verdict))
         self.keep()
         self.tell()
         mark = f", COLLAPSED: {verdict}" if verdict else ""
-        bar.set_postfix_str(f"epoch {epoch}/{self.settings['epochs']}, validation kappa {val[2]:.3f}{mark}")
+        bar.set_postfix_str(
+            f"epoch {epoch}/{self.settings['epochs']}, validation kappa {val[2]:.3f}{mark}"
+        )
 
     def pass_over(self, epoch, bar):
         """(loss, accuracy, kappa, "") of the batches as they were trained on: augmented, and while the weights moved."""
@@ -185,13 +259,26 @@ class _Loop:
             answers.append(logits.argmax(1))
             bar.update()
         rows = torch.cat(parts)
-        return (float(torch.stack(losses).sum()) / len(rows), *verdicts.agreement(torch.cat(answers).cpu(), self.score[rows]), "")
+        return (
+            float(torch.stack(losses).sum()) / len(rows),
+            *verdicts.agreement(torch.cat(answers).cpu(), self.score[rows]),
+            "",
+        )
 
     def step(self, images, score, epoch, step):
         """(loss, logits) of one update."""
         settings = self.settings
-        images = augment.augment(images, seed=self.seed, epoch=epoch, step=step, flips=settings["flips"], stain=settings["stain"])
-        x, shares = self.mix(models.normalise(images, self.net).contiguous(memory_format=self.layout), score)
+        images = augment.augment(
+            images,
+            seed=self.seed,
+            epoch=epoch,
+            step=step,
+            flips=settings["flips"],
+            stain=settings["stain"],
+        )
+        x, shares = self.mix(
+            models.normalise(images, self.net).contiguous(memory_format=self.layout), score
+        )
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype == torch.bfloat16):
             logits = self.forward(x).float()
         loss = self.criterion(logits, shares)
@@ -209,25 +296,42 @@ class _Loop:
     def measure(self, patches, rows=slice(None)):
         """(cross entropy, accuracy, kappa, verdict) of the network that would be kept, in float32 as predict does it."""
         score = torch.tensor(np.array(patches.score), dtype=torch.int64)[rows]
-        logits = _logits(self.ema.module if self.ema else self.net, patches.images[rows], 64, self.device)
+        logits = _logits(
+            self.ema.module if self.ema else self.net, patches.images[rows], 64, self.device
+        )
         if not logits.isfinite().all():
             return math.nan, math.nan, math.nan, "loss not finite"
         verdict = verdicts.collapsed(logits.softmax(1).numpy(), score)
-        return float(F.cross_entropy(logits, score)), *verdicts.agreement(logits.argmax(1), score), verdict
+        return (
+            float(F.cross_entropy(logits, score)),
+            *verdicts.agreement(logits.argmax(1), score),
+            verdict,
+        )
 
     def keep(self):
         """The weights to hand back, if these are the ones, and now and then a checkpoint: a kill costs what came after it."""
         finite = "finite" not in self.rows[-1]["verdict"]
         if finite and (self.settings["keep"] == "last" or _best(self.rows) == len(self.rows) - 1):
             source = self.ema.module if self.ema else self.net
-            self.kept, self.kept_epoch = {k: v.detach().clone() for k, v in source.state_dict().items()}, len(self.rows) - 1
+            self.kept, self.kept_epoch = (
+                {k: v.detach().clone() for k, v in source.state_dict().items()},
+                len(self.rows) - 1,
+            )
         if self.path and (self.finished() or time.perf_counter() - self.saved > EVERY_SECONDS):
             self.saved = time.perf_counter()
-            parts = dict(net=self.net, optimizer=self.optimizer, **({"ema": self.ema.module} if self.ema else {}))
-            state = dict(stamp=self.stamp, rows=self.rows, kept=self.kept, kept_epoch=self.kept_epoch)
+            parts = dict(
+                net=self.net,
+                optimizer=self.optimizer,
+                **({"ema": self.ema.module} if self.ema else {}),
+            )
+            state = dict(
+                stamp=self.stamp, rows=self.rows, kept=self.kept, kept_epoch=self.kept_epoch
+            )
             state |= {name: part.state_dict() for name, part in parts.items()}
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(state, partial := self.path.with_name(CHECKPOINT + ".part"))  # one name, so kills leave no heap
+            torch.save(
+                state, partial := self.path.with_name(CHECKPOINT + ".part")
+            )  # one name, so kills leave no heap
             os.replace(partial, self.path)
 
     def tell(self):
@@ -236,8 +340,14 @@ class _Loop:
             done, left = len(self.rows) - 1, self.settings["epochs"] - len(self.rows) + 1
             pace = sum(row["seconds"] for row in self.rows[1:]) / max(done, 1)
             kappa = self.rows[-1]["val_kappa"]
-            told = dict(kappa=None if math.isnan(kappa) else round(kappa, 4), seconds_left=round(left * pace, 1) if done else None)
-            write_json(self.path.with_name(PROGRESS), dict(epoch=done, epochs=self.settings["epochs"], **told))
+            told = dict(
+                kappa=None if math.isnan(kappa) else round(kappa, 4),
+                seconds_left=round(left * pace, 1) if done else None,
+            )
+            write_json(
+                self.path.with_name(PROGRESS),
+                dict(epoch=done, epochs=self.settings["epochs"], **told),
+            )
 
     def restore(self):
         if self.path and not self.path.exists():
@@ -246,8 +356,10 @@ class _Loop:
             return
         state = torch.load(self.path, map_location=self.device, weights_only=True)
         if state["stamp"] != self.stamp:
-            raise ValueError(f"{self.path} belongs to another training (other patches, recipe, seed, code or starting weights): "
-                             "delete it (her2 run --force does) or give another folder.")
+            raise ValueError(
+                f"{self.path} belongs to another training (other patches, recipe, seed, code or starting weights): "
+                "delete it (her2 run --force does) or give another folder."
+            )
         self.rows, self.kept, self.kept_epoch = state["rows"], state["kept"], state["kept_epoch"]
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -262,7 +374,9 @@ class _Loop:
             return
         with safe_open(file, "pt") as held:
             said = held.metadata() or {}
-            if said.get("stamp") == self.stamp:  # else the study asks for another training: this one is overwritten
+            if (
+                said.get("stamp") == self.stamp
+            ):  # else the study asks for another training: this one is overwritten
                 self.rows, self.kept_epoch = json.loads(said["rows"]), int(said["kept_epoch"])
                 self.kept = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118, safe_open is no dictionary
                 self.notes.append("not trained again: this very training was finished before")
@@ -276,7 +390,9 @@ class _Loop:
 def _refuse_unknown(*cohorts):
     for patches in filter(_count, cohorts):
         if missing := int((np.asarray(patches.score) < 0).sum()):
-            raise ValueError(f"{missing} of {_count(patches)} patches have no score: leave them out of training and validation.")
+            raise ValueError(
+                f"{missing} of {_count(patches)} patches have no score: leave them out of training and validation."
+            )
 
 
 def _count(patches):
@@ -288,7 +404,9 @@ def _logits(net, images, batch, device):
     training, parts = net.training, torch.arange(len(images)).split(batch)
     net = net.to(device).eval()
     try:
-        return torch.cat([net(models.normalise(x, net)).cpu() for x in augment.batches(images, parts, device)])
+        return torch.cat(
+            [net(models.normalise(x, net)).cpu() for x in augment.batches(images, parts, device)]
+        )
     finally:
         net.train(training)
 
@@ -300,14 +418,24 @@ def _named(name, numbers):
 def _best(rows):
     """int, the epoch after the start with the highest validation kappa; the last one when there is no kappa."""
     kappas = [row["val_kappa"] for row in rows[1:]]
-    return len(rows) - 1 if not kappas or all(map(math.isnan, kappas)) else 1 + int(np.nanargmax(kappas))
+    return (
+        len(rows) - 1
+        if not kappas or all(map(math.isnan, kappas))
+        else 1 + int(np.nanargmax(kappas))
+    )
 
 
 def _stamp(net, train, val, settings, seed):
     """str, what a training is: recipe, seed, code, patches (every 64th image), starting weights."""
-    digest = hashlib.sha256(json.dumps([settings, seed, net.config, source_fingerprint(*CODE)], sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(
+        json.dumps(
+            [settings, seed, net.config, source_fingerprint(*CODE)], sort_keys=True, default=str
+        ).encode()
+    )
     for patches in filter(_count, (train, val)):
-        digest.update(json.dumps([list(map(str, patches.name)), np.asarray(patches.score).tolist()]).encode())
+        digest.update(
+            json.dumps([list(map(str, patches.name)), np.asarray(patches.score).tolist()]).encode()
+        )
         digest.update(patches.images[::64].contiguous().numpy())
     for value in net.state_dict().values():
         digest.update(value.cpu().contiguous().numpy())

@@ -20,7 +20,11 @@ def collapsed(probabilities, truth):
     if len(set(answer)) == 1:
         return f"answers {SCORES[answer[0]]} only"
     majority = np.bincount(truth).max() / len(truth)
-    return f"at or below the majority rate {100 * majority:.1f} %" if (answer == truth).mean() <= majority else ""
+    return (
+        f"at or below the majority rate {100 * majority:.1f} %"
+        if (answer == truth).mean() <= majority
+        else ""
+    )
 
 
 def fluctuation(history):
@@ -36,12 +40,18 @@ def agreement(answer, truth):
     right = float((answer == truth).mean())
     if len({*answer, *truth}) < 2:
         return right, math.nan
-    return right, float(cohen_kappa_score(truth, answer, weights="quadratic", labels=range(len(SCORES))))
+    return right, float(
+        cohen_kappa_score(truth, answer, weights="quadratic", labels=range(len(SCORES)))
+    )
 
 
 def broken(history):
     """str, "loss not finite in epoch 3", or ""."""
-    wrong = [f"loss not finite in epoch {row.epoch}" for row in pd.DataFrame(history).itertuples() if "finite" in row.verdict]
+    wrong = [
+        f"loss not finite in epoch {row.epoch}"
+        for row in pd.DataFrame(history).itertuples()
+        if "finite" in row.verdict
+    ]
     return wrong[0] if wrong else ""
 
 
@@ -49,5 +59,9 @@ def measured(rows):
     """dict n, accuracy, kappa, verdict of the predictions of one set; patches without a score count in n alone."""
     known = rows[rows.truth >= 0]
     probabilities = known.filter(regex=r"^p\d$").to_numpy()
-    accuracy, kappa = agreement(probabilities.argmax(1), known.truth) if len(known) else (math.nan, math.nan)
-    return dict(n=len(rows), accuracy=accuracy, kappa=kappa, verdict=collapsed(probabilities, known.truth))
+    accuracy, kappa = (
+        agreement(probabilities.argmax(1), known.truth) if len(known) else (math.nan, math.nan)
+    )
+    return dict(
+        n=len(rows), accuracy=accuracy, kappa=kappa, verdict=collapsed(probabilities, known.truth)
+    )

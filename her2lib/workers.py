@@ -10,12 +10,20 @@ from contextlib import contextmanager
 
 from her2lib.study import ROOT, cores
 
-SOCKET_LIMIT = 80  # a socket's path may have 107 characters, of which /her2-12345678/kernel-ipc-5 takes 27
+SOCKET_LIMIT = (
+    80  # a socket's path may have 107 characters, of which /her2-12345678/kernel-ipc-5 takes 27
+)
 ERROR_LINES = 6  # of a failed cell, in summaries; failed.ipynb has them all
 
-MEMORY = {  # network: (million weights, MB kept for the backward pass by a patch of 224 px in float32), counted with torch 2.14
-    "resnet18": (11.2, 22.2), "densenet201": (18.1, 203.9), "vit_b16": (85.8, 118.2), "vit_tiny": (5.5, 30.0), "hybrid": (24.1, 29.0),
-}  # fmt: skip
+# network: (million weights, MB kept for the backward pass by a patch of 224 px in float32), counted
+# with torch 2.14
+MEMORY = {
+    "resnet18": (11.2, 22.2),
+    "densenet201": (18.1, 203.9),
+    "vit_b16": (85.8, 118.2),
+    "vit_tiny": (5.5, 30.0),
+    "hybrid": (24.1, 29.0),
+}
 CONTEXT_GB = 0.6  # what a process takes on a GPU before it holds anything
 
 
@@ -30,8 +38,13 @@ def slots(workers=None, per_gpu=1):
     gpus = _gpus()
     n = workers or max(1, len(gpus) * per_gpu)
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // n))
-    shared = {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    return [{**shared, **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})} for i in range(n)]
+    shared = {
+        name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    }
+    return [
+        {**shared, **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})}
+        for i in range(n)
+    ]
 
 
 @contextmanager
@@ -46,14 +59,22 @@ def cluster(places, scheduler=None):
         return
     alone = len(places) == 1  # a thread of this process saves the 2 to 5 s of starting another
     where = {"protocol": "inproc://"} if alone else {"host": "127.0.0.1", "protocol": "tcp"}
-    where |= {"dashboard": False, "dashboard_address": "127.0.0.1:0"}  # without an address its empty server faces the network
+    where |= {
+        "dashboard": False,
+        "dashboard_address": "127.0.0.1:0",
+    }  # without an address its empty server faces the network
     common = {"nthreads": 1, "memory_limit": None, **where}
     nanny = {**common, "silence_logs": logging.ERROR}
     spec = {i: {"cls": Nanny, "options": {**nanny, "env": env}} for i, env in enumerate(places)}
     spec = {0: {"cls": Worker, "options": common}} if alone else spec
     head = {"cls": Scheduler, "options": {"port": 0, **where}}
-    with (dask.config.set({"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}),
-          SpecCluster(spec, scheduler=head, silence_logs=logging.ERROR) as made, Client(made) as client):
+    with (
+        dask.config.set(
+            {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+        ),
+        SpecCluster(spec, scheduler=head, silence_logs=logging.ERROR) as made,
+        Client(made) as client,
+    ):
         yield client, places[0] if alone else {}
 
 
@@ -63,21 +84,41 @@ def run_notebook(name, parameters, claim, *, cells, env):
     import papermill
 
     home = ROOT / "notebooks"
-    tagged = next(i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", ()))
+    tagged = next(
+        i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", ())
+    )
     number = lambda index: index + (index <= tagged)  # noqa: E731  from 1, without the cell that papermill adds after the tagged one
     written, failure = claim.folder / f".notebook-{claim.number}.ipynb", None
     try:
         with _sockets() as config:
             papermill.execute_notebook(
-                home / f"{name}.ipynb", written, parameters, kernel_name="python3", language="python", progress_bar=False,
-                config=config, kernel_manager_class=_kernel(claim, env), resources={"metadata": {"path": str(home)}},
-                on_cell_start=lambda cell, cell_index: claim.tell(cell=number(cell_index), cells=len(cells)))
+                home / f"{name}.ipynb",
+                written,
+                parameters,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                config=config,
+                kernel_manager_class=_kernel(claim, env),
+                resources={"metadata": {"path": str(home)}},
+                on_cell_start=lambda cell, cell_index: claim.tell(
+                    cell=number(cell_index), cells=len(cells)
+                ),
+            )
     except papermill.PapermillExecutionError as error:
         lines = f"{error.ename}: {error.evalue}".splitlines()
         failure = {"cell": number(error.cell_index), "error": "\n".join(lines[-ERROR_LINES:])}
     except RuntimeError as error:  # the kernel died (out of memory, killed) or did not start
-        said = (claim.folder / "kernel.log").read_text(errors="replace").strip().splitlines()[-ERROR_LINES:]
-        failure = {"cell": claim.record.get("cell"), "error": "\n".join([*said, f"{type(error).__name__}: {error}"])}
+        said = (
+            (claim.folder / "kernel.log")
+            .read_text(errors="replace")
+            .strip()
+            .splitlines()[-ERROR_LINES:]
+        )
+        failure = {
+            "cell": claim.record.get("cell"),
+            "error": "\n".join([*said, f"{type(error).__name__}: {error}"]),
+        }
     claim.tell()
     if claim.lost:
         written.unlink(missing_ok=True)
@@ -88,7 +129,9 @@ def run_notebook(name, parameters, claim, *, cells, env):
 
 def light():
     """None; nbformat is imported from now on without a grammar of web addresses: 0.4 against 1.7 s of CPU in every process."""
-    sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema goes without it: a format check that notebooks have no use for
+    sys.modules.setdefault(
+        "rfc3987_syntax", None
+    )  # jsonschema goes without it: a format check that notebooks have no use for
 
 
 def serve(connection_file):
@@ -124,11 +167,20 @@ def _kernel(claim, env):
 
     class Kernel(AsyncKernelManager):
         def format_kernel_cmd(self, extra_arguments=None):
-            return [sys.executable, "-m", "her2lib.workers", "-f", self.connection_file, *(extra_arguments or [])]
+            return [
+                sys.executable,
+                "-m",
+                "her2lib.workers",
+                "-f",
+                self.connection_file,
+                *(extra_arguments or []),
+            ]
 
         async def start_kernel(self, **given):
             with (claim.folder / "kernel.log").open("wb") as log:
-                await super().start_kernel(env={**os.environ, **env}, stdout=log, stderr=log, **given)
+                await super().start_kernel(
+                    env={**os.environ, **env}, stdout=log, stderr=log, **given
+                )
             claim.guard(self.provisioner.pid)
 
     return Kernel
@@ -141,16 +193,22 @@ def _sockets():
 
     short = len(tempfile.gettempdir()) < SOCKET_LIMIT
     with tempfile.TemporaryDirectory(prefix="her2-", dir=None if short else "/tmp") as folder:
-        yield Config({"KernelManager": {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}})
+        yield Config(
+            {"KernelManager": {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}}
+        )
 
 
 def _gpus():
     """list of str, the GPUs this process may use, counted without loading torch."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name not in ("", "-1")]
+        return [
+            name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name not in ("", "-1")
+        ]
     if not shutil.which("nvidia-smi"):
         return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    listed = subprocess.run(
+        ["nvidia-smi", "-L"], capture_output=True, text=True, check=False
+    ).stdout
     return [str(i) for i in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]
 
 

@@ -21,7 +21,12 @@ QUICK = {
     "occlusion": functools.partial(attribute.occlusion, window_px=32),
 }
 ATTENTIVE = ("vit_tiny", "hybrid")
-PAIRS = [(n, m) for n in NETWORKS for m, method in attribute.METHODS.items() if method.needs == "any" or n in ATTENTIVE]
+PAIRS = [
+    (n, m)
+    for n in NETWORKS
+    for m, method in attribute.METHODS.items()
+    if method.needs == "any" or n in ATTENTIVE
+]
 
 
 @functools.cache
@@ -30,7 +35,9 @@ def network(name, side_px=64):
 
 
 def patches(net, count=3, seed=0):
-    images = torch.randint(0, 256, (count, 3, net.side_px, net.side_px), generator=torch.Generator().manual_seed(seed))
+    images = torch.randint(
+        0, 256, (count, 3, net.side_px, net.side_px), generator=torch.Generator().manual_seed(seed)
+    )
     return models.normalise(images.to(torch.uint8), net)
 
 
@@ -41,7 +48,14 @@ def run(name, net, x, score):
 class ToyCnn(nn.Module):
     """Features are the red and green channel, logits weigh their means: every map is a number a person can work out."""
 
-    network, side_px, layers, grid, mean, std = "toy", 2, 0, (2, 2), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    network, side_px, layers, grid, mean, std = (
+        "toy",
+        2,
+        0,
+        (2, 2),
+        (0.0, 0.0, 0.0),
+        (1.0, 1.0, 1.0),
+    )
 
     def __init__(self):
         super().__init__()
@@ -72,17 +86,27 @@ class ToyVit(nn.Module):
 
     def tap(self, x, attention=()):
         stem = x[:, :1, :1, :] * 1  # (B,1,1,2): the two pixels of the first row are the patches
-        tokens = torch.cat([torch.zeros_like(stem[:, 0, :, :1]), stem[:, 0]], 2).transpose(1, 2)  # (B,T,1)
-        seen = {i: a.expand(len(x), 1, 3, 3) + 0 * x.sum() for i, a in enumerate((self.first, self.second))}
+        tokens = torch.cat([torch.zeros_like(stem[:, 0, :, :1]), stem[:, 0]], 2).transpose(
+            1, 2
+        )  # (B,T,1)
+        seen = {
+            i: a.expand(len(x), 1, 3, 3) + 0 * x.sum()
+            for i, a in enumerate((self.first, self.second))
+        }
         for i in range(2):
             tokens = tokens + seen[i][:, 0] @ tokens
         logits = torch.cat([tokens[:, 0], -tokens[:, 0], 2 * tokens[:, 0], 0 * tokens[:, 0]], 1)
-        return models.Tap(logits, tokens[:, 0], stem, stem if self.stem else None, {i: seen[i] for i in attention})
+        return models.Tap(
+            logits, tokens[:, 0], stem, stem if self.stem else None, {i: seen[i] for i in attention}
+        )
 
 
 def toy_input():
     x = torch.zeros(1, 3, 2, 2)
-    x[0, 0], x[0, 1] = torch.tensor([[4.0, 8.0], [0.0, 4.0]]), torch.tensor([[4.0, 0.0], [8.0, 12.0]])
+    x[0, 0], x[0, 1] = (
+        torch.tensor([[4.0, 8.0], [0.0, 4.0]]),
+        torch.tensor([[4.0, 0.0], [8.0, 12.0]]),
+    )
     return x
 
 
@@ -91,13 +115,18 @@ ON_PAPER = ([[1, 2], [0, 1]], [[1, 0], [2, 3]], [[3, 2], [4, 7]], [[0, -2], [2, 
 
 @pytest.mark.parametrize(("score", "worked_out"), list(enumerate(ON_PAPER)))
 def test_grad_cam_of_a_toy_network_is_the_number_on_paper(score, worked_out):
-    # the gradient of logit k is weight[k] / 4 everywhere, so the map is weight[k] . (red, green) / 4
+    # the gradient of logit k is weight[k] / 4 everywhere, so the map is weight[k] . (red, green) /
+    # 4
     for method in (attribute.grad_cam, attribute.hires_cam):
-        assert torch.equal(method(ToyCnn(), toy_input(), score), torch.tensor([worked_out], dtype=torch.float32))
+        assert torch.equal(
+            method(ToyCnn(), toy_input(), score), torch.tensor([worked_out], dtype=torch.float32)
+        )
 
 
 def test_layer_cam_of_a_toy_network_drops_the_negative_gradient():
-    assert torch.equal(attribute.layer_cam(ToyCnn(), toy_input(), 3), torch.tensor([[[1.0, 0.0], [2.0, 3.0]]]))
+    assert torch.equal(
+        attribute.layer_cam(ToyCnn(), toy_input(), 3), torch.tensor([[[1.0, 0.0], [2.0, 3.0]]])
+    )
 
 
 def test_integrated_gradients_of_a_linear_toy_network_are_weight_times_the_way_from_glass():
@@ -107,23 +136,33 @@ def test_integrated_gradients_of_a_linear_toy_network_are_weight_times_the_way_f
 
 
 def test_occlusion_of_a_linear_toy_network_is_what_each_square_adds():
-    maps = attribute.occlusion(ToyCnn(), toy_input(), 0, window_px=2)  # one square over the whole patch: mean red 4, glass 1
+    maps = attribute.occlusion(
+        ToyCnn(), toy_input(), 0, window_px=2
+    )  # one square over the whole patch: mean red 4, glass 1
     assert torch.allclose(maps, torch.full((1, 2, 2), 3.0))
 
 
 def test_rollout_of_a_toy_network_is_the_product_on_paper():
-    # pooled row: .5 (1,0,0) + .5 (.2,.4,.4) = (.6,.2,.2); then .5 of it + .5 of it times the first layer = (.5,.275,.225)
-    assert torch.allclose(attribute.rollout(ToyVit(), toy_input(), 0), torch.tensor([[[0.275, 0.225]]]))
+    # pooled row: .5 (1,0,0) + .5 (.2,.4,.4) = (.6,.2,.2); then .5 of it + .5 of it times the first
+    # layer = (.5,.275,.225)
+    assert torch.allclose(
+        attribute.rollout(ToyVit(), toy_input(), 0), torch.tensor([[[0.275, 0.225]]])
+    )
 
 
 @pytest.mark.parametrize(("score", "times"), [(0, 1.0), (1, 0.0)])
 def test_relevance_of_a_toy_network_is_the_number_on_paper(score, times):
     x = torch.zeros(1, 3, 2, 2)
     x[0, 0, 0] = torch.tensor([2.0, 4.0])
-    # tokens after layer 1: (1.5, 4, 6), so the second layer's positive path is (.3, 1.6, 2.4); the first layer's rows are
-    # (0, .6, 1.2), (0, .8, 0), (0, 0, .8); pooled row: (1.3, 1.6, 2.4) plus itself times those rows = (1.3, 3.66, 5.88)
-    assert torch.allclose(attribute.relevance(ToyVit(), x, score), times * torch.tensor([[[3.66, 5.88]]]))
-    # the stem holds (2, 4), its gradients are (1.1, .9): rule 5 multiplies by (2.2, 3.6); logit 1 is the negative of logit 0
+    # tokens after layer 1: (1.5, 4, 6), so the second layer's positive path is (.3, 1.6, 2.4); the
+    # first layer's rows are
+    # (0, .6, 1.2), (0, .8, 0), (0, 0, .8); pooled row: (1.3, 1.6, 2.4) plus itself times those rows
+    # = (1.3, 3.66, 5.88)
+    assert torch.allclose(
+        attribute.relevance(ToyVit(), x, score), times * torch.tensor([[[3.66, 5.88]]])
+    )
+    # the stem holds (2, 4), its gradients are (1.1, .9): rule 5 multiplies by (2.2, 3.6); logit 1
+    # is the negative of logit 0
     carried = attribute.relevance(ToyVit(stem=True), x, score)
     assert torch.allclose(carried, times * torch.tensor([[[3.66 * 2.2, 5.88 * 3.6]]]))
     tokens = attribute.relevance(ToyVit(stem=True), x, score, through_stem=False)
@@ -132,7 +171,10 @@ def test_relevance_of_a_toy_network_is_the_number_on_paper(score, times):
 
 def test_attention_reads_the_asked_row():
     assert torch.allclose(attribute.attention(ToyVit(), toy_input()), torch.tensor([[[0.4, 0.4]]]))
-    assert torch.allclose(attribute.attention(ToyVit(), toy_input(), layer=0, query=(0, 1)), torch.tensor([[[0.0, 0.5]]]))
+    assert torch.allclose(
+        attribute.attention(ToyVit(), toy_input(), layer=0, query=(0, 1)),
+        torch.tensor([[[0.0, 0.5]]]),
+    )
     with pytest.raises(ValueError, match="grid is 1 rows by 2 columns"):
         attribute.attention(ToyVit(), toy_input(), query=(1, 0))
 
@@ -141,10 +183,15 @@ def test_the_scalar_explained():
     logits = torch.tensor([[0.3, -0.2, 1.0, 0.5], [2.0, 0.0, 0.0, -1.0]], dtype=torch.float64)
     p = logits.softmax(1)
     assert torch.equal(attribute.explained(logits, 2), logits[:, 2])
-    assert torch.equal(attribute.explained(logits, torch.tensor([1, 3])), torch.tensor([-0.2, -1.0], dtype=torch.float64))
+    assert torch.equal(
+        attribute.explained(logits, torch.tensor([1, 3])),
+        torch.tensor([-0.2, -1.0], dtype=torch.float64),
+    )
     above = p[:, 2:].sum(1)
     assert torch.allclose(attribute.explained(logits, "1+|2+"), torch.log(above / (1 - above)))
-    assert torch.allclose(attribute.explained(logits, "expected"), p @ torch.arange(4.0, dtype=torch.float64))
+    assert torch.allclose(
+        attribute.explained(logits, "expected"), p @ torch.arange(4.0, dtype=torch.float64)
+    )
     for wrong, message in ((4, "0..3"), (-1, "0..3"), (1.5, "whole number"), ("2+", "a cut")):
         with pytest.raises(ValueError, match=message):
             attribute.explained(logits, wrong)
@@ -152,10 +199,14 @@ def test_the_scalar_explained():
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet201"])
 def test_grad_cam_equals_captum(name):
-    net = models.create(name, side_px=96, weights="none").double()  # so that 1e-6 speaks of the method, not of rounding
+    net = models.create(
+        name, side_px=96, weights="none"
+    ).double()  # so that 1e-6 speaks of the method, not of rounding
     x = patches(net, 2).double()
     layer = net.backbone.layer4 if name == "resnet18" else net.backbone.features
-    peer = LayerGradCam(net, layer).attribute(x, torch.tensor([1, 3]), relu_attributions=False)[:, 0]
+    peer = LayerGradCam(net, layer).attribute(x, torch.tensor([1, 3]), relu_attributions=False)[
+        :, 0
+    ]
     own = attribute.grad_cam(net, x, torch.tensor([1, 3]))
     assert own.shape == (2, 3, 3)
     assert (own - peer).abs().max() <= 1e-6 * peer.abs().max() > 0
@@ -192,14 +243,18 @@ def test_rollout_and_relevance_equal_whole_matrix_products():
         rolled = (0.5 * torch.eye(17) + 0.5 * tap.attention[i].detach().mean(1)) @ rolled
         relevant = relevant + (gradient * tap.attention[i].detach()).clamp(min=0).mean(1) @ relevant
     assert torch.allclose(attribute.rollout(net, x), rolled[:, 0, 1:].reshape(2, 4, 4), atol=1e-7)
-    assert torch.allclose(attribute.relevance(net, x, 2), relevant[:, 0, 1:].reshape(2, 4, 4), rtol=1e-4, atol=1e-9)
+    assert torch.allclose(
+        attribute.relevance(net, x, 2), relevant[:, 0, 1:].reshape(2, 4, 4), rtol=1e-4, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize(("name", "method"), PAIRS)
 def test_a_batch_equals_its_patches_one_by_one(name, method):
     net, score = network(name), torch.tensor([0, 3, 1])
     x = patches(net)
-    if method == "integrated_gradients":  # in single precision a ReLU at zero may flip with the batch, once 2e-5 of 7e-3
+    if (
+        method == "integrated_gradients"
+    ):  # in single precision a ReLU at zero may flip with the batch, once 2e-5 of 7e-3
         net, x = copy.deepcopy(net).double(), x.double()
     together = run(method, net, x, score)
     alone = torch.cat([run(method, net, x[i : i + 1], int(score[i])) for i in range(3)])
@@ -215,14 +270,22 @@ def test_small_pieces_equal_one_piece(monkeypatch):
     whole = [attribute.relevance(net, x, score), attribute.rollout(net, x)]
     monkeypatch.setattr(attribute, "ATTENTION_BYTES", 1)
     assert attribute.pieces(net, x) == [slice(0, 1), slice(1, 2), slice(2, 3)]
-    for before, now in zip(whole, [attribute.relevance(net, x, score), attribute.rollout(net, x)], strict=True):
+    for before, now in zip(
+        whole, [attribute.relevance(net, x, score), attribute.rollout(net, x)], strict=True
+    ):
         assert torch.allclose(before, now, rtol=1e-4, atol=1e-9)
 
 
 def state(net, x):
-    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in net.modules()]
+    hooks = [
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+        for m in net.modules()
+    ]
     fused = [getattr(m, "fused_attn", None) for m in net.modules()]
-    training, wanted = [m.training for m in net.modules()], [p.requires_grad for p in net.parameters()]
+    training, wanted = (
+        [m.training for m in net.modules()],
+        [p.requires_grad for p in net.parameters()],
+    )
     gradients, random = [p.grad for p in net.parameters()], torch.get_rng_state().tolist()
     return hooks, fused, training, wanted, gradients, x.requires_grad, x.grad, random
 
@@ -249,7 +312,9 @@ def test_nothing_is_left_behind_after_success_and_after_an_error(name, monkeypat
     if net.layers:
         attribute.last_output_cam(net, x, 1)
         assert state(net, x) == before
-    assert all(torch.equal(v, values[k]) for k, v in net.state_dict().items()), "batch statistics moved"
+    assert all(torch.equal(v, values[k]) for k, v in net.state_dict().items()), (
+        "batch statistics moved"
+    )
 
     def broken(*args, **options):
         raise RuntimeError("broken on purpose")
@@ -297,10 +362,19 @@ def test_grad_cam_at_the_last_output_is_refused_because_it_is_exactly_zero(name)
 
 def test_a_cnn_is_told_that_it_has_no_attention():
     net = network("resnet18")
-    for method in (attribute.attention, attribute.rollout, attribute.relevance, attribute.last_output_cam):
+    for method in (
+        attribute.attention,
+        attribute.rollout,
+        attribute.relevance,
+        attribute.last_output_cam,
+    ):
         with pytest.raises(ValueError, match="resnet18 has no attention: use grad_cam"):
             method(net, patches(net), 1)
-    assert set(attribute.METHODS) - set(attribute.methods_for(net)) == {"attention", "rollout", "relevance"}
+    assert set(attribute.METHODS) - set(attribute.methods_for(net)) == {
+        "attention",
+        "rollout",
+        "relevance",
+    }
     assert set(attribute.methods_for(network("hybrid"))) == set(attribute.METHODS)
 
 
@@ -308,10 +382,14 @@ def test_the_surrogate_keeps_values_and_spectrum_but_not_the_place():
     down, across = torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="ij")
     hill = torch.exp(-((down - 5) ** 2 + (across - 7) ** 2) / 30)[None]
     twins = [attribute.surrogate(hill, [torch.Generator().manual_seed(seed)]) for seed in range(8)]
-    shuffled = hill.flatten()[torch.randperm(784, generator=torch.Generator().manual_seed(1))].view_as(hill)
+    shuffled = hill.flatten()[
+        torch.randperm(784, generator=torch.Generator().manual_seed(1))
+    ].view_as(hill)
 
     def off(maps):
-        return (torch.fft.rfft2(maps).abs() - torch.fft.rfft2(hill).abs()).norm() / torch.fft.rfft2(hill).abs().norm()
+        return (torch.fft.rfft2(maps).abs() - torch.fft.rfft2(hill).abs()).norm() / torch.fft.rfft2(
+            hill
+        ).abs().norm()
 
     for twin in twins:
         assert torch.equal(twin.flatten().sort().values, hill.flatten().sort().values)
@@ -340,7 +418,9 @@ def test_dab_and_edges_see_the_picture_behind_the_input():
     assert torch.equal(attribute.pixels(net, x), images)
     assert torch.equal(attribute.dab(net, x), stain.dab(images))
     edges, step = attribute.edges(net, x), 1 - (150 + 90 + 40) / 3 / 255
-    assert torch.allclose(edges[0, :, 31:33], torch.tensor(step / 2))  # the whole step over two pixels
+    assert torch.allclose(
+        edges[0, :, 31:33], torch.tensor(step / 2)
+    )  # the whole step over two pixels
     assert edges[0, :, :31].abs().max() < 1e-6
     assert edges[0, :, 33:].abs().max() < 1e-6
 

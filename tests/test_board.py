@@ -9,17 +9,31 @@ from her2lib import board
 
 
 def test_durations_and_sentences():
-    assert [board.duration(seconds) for seconds in (None, 12.3, 150, 7200)] == ["unknown", "12 s", "2 min", "2.0 h"]
+    assert [board.duration(seconds) for seconds in (None, 12.3, 150, 7200)] == [
+        "unknown",
+        "12 s",
+        "2 min",
+        "2.0 h",
+    ]
     row = {"task": "a", "state": "failed", "seconds": 3, "tries": 3, "cell": 7, "error": "one\ntwo"}
     assert board.sentence(row) == "a: failed in 3 s (cell 7 of failed.ipynb): two"
 
 
-@pytest.mark.parametrize(("told", "shown"), [
-    ({"epoch": 3, "epochs": 10, "kappa": 0.4123, "seconds_left": 12.4}, "starting, epoch 3/10, kappa 0.41, 12 s left"),
-    ({"epoch": 0, "epochs": 10, "kappa": None, "seconds_left": None}, "starting, epoch 0/10"),
-    ({"epoch": 10, "epochs": 10, "kappa": 0.4123, "seconds_left": 0.0}, "starting"),  # trained: the line goes
-    (None, "starting"),
-])
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        (
+            {"epoch": 3, "epochs": 10, "kappa": 0.4123, "seconds_left": 12.4},
+            "starting, epoch 3/10, kappa 0.41, 12 s left",
+        ),
+        ({"epoch": 0, "epochs": 10, "kappa": None, "seconds_left": None}, "starting, epoch 0/10"),
+        (
+            {"epoch": 10, "epochs": 10, "kappa": 0.4123, "seconds_left": 0.0},
+            "starting",
+        ),  # trained: the line goes
+        (None, "starting"),
+    ],
+)
 def test_a_training_says_its_epoch_kappa_and_time_left(told, shown, tmp_path):
     if told:
         (tmp_path / "progress.json").write_text(json.dumps(told))
@@ -46,8 +60,15 @@ def test_a_log_file_gets_plain_lines_and_nothing_about_what_was_skipped(capsys, 
 def test_a_terminal_gets_a_bar_and_a_line_per_notebook(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     shown = board.Board(2, True)
-    shown.show([SimpleNamespace(name="first", folder=tmp_path), SimpleNamespace(name="second", folder=tmp_path)])
-    shown.settle({"task": "a", "state": "done", "seconds": 9, "tries": 0, "cell": None, "error": ""})
+    shown.show(
+        [
+            SimpleNamespace(name="first", folder=tmp_path),
+            SimpleNamespace(name="second", folder=tmp_path),
+        ]
+    )
+    shown.settle(
+        {"task": "a", "state": "done", "seconds": 9, "tries": 0, "cell": None, "error": ""}
+    )
     shown.close()
     said = capsys.readouterr().err
     assert "0/2" in said

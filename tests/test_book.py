@@ -18,7 +18,16 @@ def small(tmp_path, monkeypatch):
 
 
 def predictions(run="r", truth=(0, 1, 2, 2)):
-    rows = pd.DataFrame({"run": run, "set": "train", "patch": [f"p{i}" for i in range(4)], "slide": "s", "patient": "", "truth": truth})
+    rows = pd.DataFrame(
+        {
+            "run": run,
+            "set": "train",
+            "patch": [f"p{i}" for i in range(4)],
+            "slide": "s",
+            "patient": "",
+            "truth": truth,
+        }
+    )
     return rows.assign(**dict(zip(book.PROBABILITIES, np.eye(4)[[0, 1, 2, 3]].T, strict=True)))
 
 
@@ -38,7 +47,9 @@ def test_numbers_carry_their_ids_and_are_kept_in_a_table(small):
 
 def test_what_cannot_be_estimated_says_why(small):
     page = book.Book(small, "06_compare_models")
-    ids = page.add({"kappa": Estimate(np.nan, np.nan, np.nan, 3, "patches", "all raters gave one score")})
+    ids = page.add(
+        {"kappa": Estimate(np.nan, np.nan, np.nan, 3, "patches", "all raters gave one score")}
+    )
     assert "not estimable: all raters gave one score" in book.number(page.rows[ids["kappa"]])
     assert "not estimable" in book.number(page.rows[ids["kappa"]], short=True)
 
@@ -49,13 +60,18 @@ def test_a_figure_is_embedded_and_written(small):
     shown = page.figure(figure, "a b/../c", "Caption of " + "{x}", x=NASTY)
     assert shown.startswith('<figure><img alt="Caption of "')
     assert "&lt;img" in shown
-    assert sorted(file.name for file in small.figures.iterdir()) == ["06_a_b_.._c.png", "06_a_b_.._c.svg"]
+    assert sorted(file.name for file in small.figures.iterdir()) == [
+        "06_a_b_.._c.png",
+        "06_a_b_.._c.svg",
+    ]
 
 
 def test_tables_escape_what_they_show(small):
     page = book.Book(small, "06_compare_models")
     ids = page.add({"accuracy": HALF})
-    shown = page.table(["accuracy"], rows={NASTY: [ids["accuracy"]]}, caption=NASTY) + book.listing(pd.DataFrame({"file": [NASTY]}))
+    shown = page.table(["accuracy"], rows={NASTY: [ids["accuracy"]]}, caption=NASTY) + book.listing(
+        pd.DataFrame({"file": [NASTY]})
+    )
     assert "<img" not in shown
     assert shown.count("&lt;img") == 3
 
@@ -71,7 +87,11 @@ def test_contestants_hold_the_two_nulls_and_share_names_over_seeds(tmp_path, mon
     rows = pd.concat([predictions(run) for run in runs])
     rule = pd.DataFrame({"name": [f"p{i}" for i in range(4)], "predicted": [3, 2, 1, 0]})
     everyone = book.contestants(loaded, rows, rule)
-    assert list(dict.fromkeys(everyone["name"])) == ["ResNet18", "ResNet18, shuffled scores", *book.NULLS]
+    assert list(dict.fromkeys(everyone["name"])) == [
+        "ResNet18",
+        "ResNet18, shuffled scores",
+        *book.NULLS,
+    ]
     found = {side.name: side for side in book.sides(everyone)}
     assert len(found["ResNet18"].given) == 2
     assert found[book.NULLS[0]].given[0].argmax(1).tolist() == [2, 2, 2, 2]
@@ -88,14 +108,25 @@ def test_cases_are_the_surest_right_and_wrong_and_their_caption_says_all():
 
 
 def test_only_patches_that_no_network_has_seen_are_compared_with_raters(small):
-    table = pd.DataFrame({"name": ["a", "b", "c"], "set": ["train", "test", "external"], "score": [1, 2, 3], "slide": ["s", "t", "u"],
-                          "patient": "", "rater_x": [1, 2, -1], "rater_y": [1, -1, -1]})
+    table = pd.DataFrame(
+        {
+            "name": ["a", "b", "c"],
+            "set": ["train", "test", "external"],
+            "score": [1, 2, 3],
+            "slide": ["s", "t", "u"],
+            "patient": "",
+            "rater_x": [1, 2, -1],
+            "rater_y": [1, -1, -1],
+        }
+    )
     found = book.rated(small, table, pd.DataFrame({"run": [], "patch": []}))
     assert found.patch.tolist() == ["b"]
     assert found.names == ["consensus", "x", "y"]
     assert found.ratings.tolist() == [[2, 2, -1]]
     assert found.tidy()["rater"].tolist() == ["consensus", "x"]
-    nobody = book.rated(small, table.drop(columns=["rater_x", "rater_y"]), pd.DataFrame({"run": [], "patch": []}))
+    nobody = book.rated(
+        small, table.drop(columns=["rater_x", "rater_y"]), pd.DataFrame({"run": [], "patch": []})
+    )
     assert nobody.people == []
     assert len(nobody.patch) == 0
 
@@ -103,7 +134,12 @@ def test_only_patches_that_no_network_has_seen_are_compared_with_raters(small):
 def test_the_mean_leaves_out_what_is_not_finite():
     from her2lib.intervals import bootstrap, mean
 
-    found = bootstrap(mean, np.array([1.0, np.nan, 3.0, np.inf]), units=np.array(["a", "b", "c", "d"]), resamples=50)
+    found = bootstrap(
+        mean,
+        np.array([1.0, np.nan, 3.0, np.inf]),
+        units=np.array(["a", "b", "c", "d"]),
+        resamples=50,
+    )
     assert found.value == 2
     assert found.n == 2
 
@@ -113,7 +149,9 @@ def test_of_a_sweep_the_first_run_of_each_network_is_shown(tmp_path, monkeypatch
     file = tmp_path / "many.toml"
     rates = [f"as_presented@1e-{k}" for k in range(1, 8)]
     for recipes, shown in ((rates[:6], 12), (rates, 2)):
-        file.write_text(f"[axes]\nnetwork = ['resnet18', 'hybrid']\nrecipe = {recipes}\n[[also]]\ntwin = 'shuffled'\n")
+        file.write_text(
+            f"[axes]\nnetwork = ['resnet18', 'hybrid']\nrecipe = {recipes}\n[[also]]\ntwin = 'shuffled'\n"
+        )
         loaded = study.load(str(file))
         for run in loaded.runs():
             study.write_json(loaded.folder_of(run["run"]) / "run.json", {"complete": True})
@@ -131,8 +169,20 @@ def test_runs_of_one_split_are_shown_together_and_the_official_one_first(tmp_pat
     assert book.shown_split(loaded) == ""
     for run, split in ((run["run"], run["split"]) for run in loaded.runs()):
         study.write_json(loaded.folder_of(run) / "run.json", {"complete": True})
-        assert book.shown_split(loaded) == {"random": "random", "grouped": "grouped", "official": "official"}[split]
-        rows += [{"run": run, "set": set_, "patch": set_, "truth": 0, **dict.fromkeys(book.PROBABILITIES, 0.25)} for set_ in ("train", "test")]
+        assert (
+            book.shown_split(loaded)
+            == {"random": "random", "grouped": "grouped", "official": "official"}[split]
+        )
+        rows += [
+            {
+                "run": run,
+                "set": set_,
+                "patch": set_,
+                "truth": 0,
+                **dict.fromkeys(book.PROBABILITIES, 0.25),
+            }
+            for set_ in ("train", "test")
+        ]
     assert [loaded.run(run)["split"] for run in book.shown_runs(loaded).values()] == ["official"]
     rule = pd.DataFrame({"name": ["train", "test"], "predicted": [0, 1]})
     found = book.contestants(loaded, pd.DataFrame(rows), rule)

@@ -21,16 +21,19 @@ def her2(capsys, *arguments):
     return code, said.out + said.err
 
 
-@pytest.mark.parametrize(("arguments", "says"), [
-    (["run", "smok"], "Did you mean 'smoke'"),
-    (["run"], "Name a study"),
-    (["run", "smoke", "--data", "."], "not both"),
-    (["run", "--data", "/nowhere"], "nothing at /nowhere"),
-    (["run", "bci"], "put the patches there"),
-    (["status", "dem"], "Did you mean 'demo'"),
-    (["diff", "smoke", "demo"], "Study smoke has no numbers yet: her2 run smoke"),
-    (["check", "/nowhere"], "/nowhere"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "smok"], "Did you mean 'smoke'"),
+        (["run"], "Name a study"),
+        (["run", "smoke", "--data", "."], "not both"),
+        (["run", "--data", "/nowhere"], "nothing at /nowhere"),
+        (["run", "bci"], "put the patches there"),
+        (["status", "dem"], "Did you mean 'demo'"),
+        (["diff", "smoke", "demo"], "Study smoke has no numbers yet: her2 run smoke"),
+        (["check", "/nowhere"], "/nowhere"),
+    ],
+)
 def test_a_mistake_is_one_sentence(capsys, arguments, says, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "REPORTS", tmp_path)
     code, said = her2(capsys, *arguments)
@@ -56,7 +59,9 @@ def test_an_empty_folder_and_an_unreadable_image_are_named(capsys, tmp_path):
     folder = tmp_path / "mine"
     for score in ("0", "3+"):
         (folder / score).mkdir(parents=True)
-        Image.fromarray(np.full((64, 64, 3), 200, np.uint8)).save(folder / score / f"a{score[0]}.png")
+        Image.fromarray(np.full((64, 64, 3), 200, np.uint8)).save(
+            folder / score / f"a{score[0]}.png"
+        )
     (folder / "3+" / "broken.png").write_bytes(b"not an image")
     code, said = her2(capsys, "check", folder)
     assert code == 1
@@ -73,7 +78,9 @@ def test_a_run_on_faulty_data_stops_before_any_notebook(capsys, tmp_path, monkey
     assert "holds no patches" in said
     for score in ("0", "3+"):
         (tmp_path / "mine" / score).mkdir(parents=True)
-        Image.fromarray(np.full((64, 64, 3), 200 + len(score), np.uint8)).save(tmp_path / "mine" / score / f"a{score[0]}.png")
+        Image.fromarray(np.full((64, 64, 3), 200 + len(score), np.uint8)).save(
+            tmp_path / "mine" / score / f"a{score[0]}.png"
+        )
     (tmp_path / "mine" / "3+" / "broken.png").write_bytes(b"not an image")
     code, said = her2(capsys, "run", "--data", tmp_path / "mine")
     assert code == 2
@@ -83,7 +90,12 @@ def test_a_run_on_faulty_data_stops_before_any_notebook(capsys, tmp_path, monkey
 
 
 def test_help_is_instant_and_complete():
-    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "her2lib.cli", "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "her2lib.cli", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     for verb in ("run", "status", "check", "phantom", "report", "audit"):
         assert verb in done.stdout
     assert "torch" not in done.stderr
@@ -99,8 +111,36 @@ def test_the_plan_is_printed_and_nothing_runs(capsys, tmp_path, monkeypatch):
 
 
 def test_phantoms_take_every_setting_and_name_a_misspelt_misleader(capsys, tmp_path):
-    wanted = ["phantom", tmp_path / "a", "--patches", 4, "--slides", 4, "--side-px", 48, "--mpp", 2, "--workers", 1, "--balanced", "--he"]
-    code, _ = her2(capsys, *wanted, "--laboratories", 2, "--external", 2, "--raters", 2, "--without", "blush", "--with", "dust")
+    wanted = [
+        "phantom",
+        tmp_path / "a",
+        "--patches",
+        4,
+        "--slides",
+        4,
+        "--side-px",
+        48,
+        "--mpp",
+        2,
+        "--workers",
+        1,
+        "--balanced",
+        "--he",
+    ]
+    code, _ = her2(
+        capsys,
+        *wanted,
+        "--laboratories",
+        2,
+        "--external",
+        2,
+        "--raters",
+        2,
+        "--without",
+        "blush",
+        "--with",
+        "dust",
+    )
     rows = pd.read_csv(tmp_path / "a" / "phantom.csv")
     assert code == 0
     assert sorted(rows.query("set != 'external'").score) == ["0", "1+", "2+", "3+"]
@@ -119,9 +159,33 @@ def test_phantoms_take_every_setting_and_name_a_misspelt_misleader(capsys, tmp_p
 def test_twenty_faults_are_left_out_and_named_in_the_report(tmp_path):
     root = bci(tmp_path / "data", train=40, test=16)
     planted = plant(root)
-    environment = {**os.environ, "HER2_REPORTS": str(tmp_path / "reports"), "HER2_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-m", "her2lib.cli", "run", "--data", root, "--name", "faulty", "--skip-bad", "--side-px", 64, "--epochs", 1]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment, timeout=900)
+    environment = {
+        **os.environ,
+        "HER2_REPORTS": str(tmp_path / "reports"),
+        "HER2_CACHE": str(tmp_path / "cache"),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "her2lib.cli",
+        "run",
+        "--data",
+        root,
+        "--name",
+        "faulty",
+        "--skip-bad",
+        "--side-px",
+        64,
+        "--epochs",
+        1,
+    ]
+    done = subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     page = unescape((tmp_path / "reports" / "faulty" / "report.html").read_text(encoding="utf-8"))
     text = re.sub(r"<[^>]+>", " ", page)
@@ -133,16 +197,28 @@ def test_twenty_faults_are_left_out_and_named_in_the_report(tmp_path):
 @pytest.mark.slow  # a whole study with four trainings
 def test_a_study_of_three_splits_and_uneven_seeds_runs_to_its_report(tmp_path):
     file = tmp_path / "three.toml"
-    file.write_text("[data]\nsource = 'phantom'\n[phantom]\npatches = 80\nslides = 16\nside_px = 64\nmpp = 1.0\nraters = 1\nbalanced = true\n"
-                    "[axes]\nnetwork = ['resnet18']\nside_px = [32]\nweights = ['none']\nseed = [0, 1, 2]\n[[also]]\nsplit = ['random', 'grouped']\nseed = [0]\n"
-                    "[[also]]\nnetwork = 'hybrid'\nseed = [0, 1]\n[train]\nepochs = 1\n[maps]\npatches = 4\nresamples = 50\n")
-    environment = {**os.environ, "HER2_REPORTS": str(tmp_path / "reports"), "HER2_CACHE": str(tmp_path / "cache")}
+    file.write_text(
+        "[data]\nsource = 'phantom'\n[phantom]\npatches = 80\nslides = 16\nside_px = 64\nmpp = 1.0\nraters = 1\nbalanced = true\n"
+        "[axes]\nnetwork = ['resnet18']\nside_px = [32]\nweights = ['none']\nseed = [0, 1, 2]\n[[also]]\nsplit = ['random', 'grouped']\nseed = [0]\n"
+        "[[also]]\nnetwork = 'hybrid'\nseed = [0, 1]\n[train]\nepochs = 1\n[maps]\npatches = 4\nresamples = 50\n"
+    )
+    environment = {
+        **os.environ,
+        "HER2_REPORTS": str(tmp_path / "reports"),
+        "HER2_CACHE": str(tmp_path / "cache"),
+    }
     command = [sys.executable, "-m", "her2lib.cli"]
-    done = subprocess.run([*command, "run", str(file)], capture_output=True, text=True, env=environment, timeout=1200)
+    done = subprocess.run(
+        [*command, "run", str(file)], capture_output=True, text=True, env=environment, timeout=1200
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     numbers = pd.read_csv(tmp_path / "reports" / "three" / "numbers.csv", keep_default_na=False)
     assert numbers["metric"].str.endswith(" gap").sum() >= 6  # three splits, by accuracy and kappa
-    assert not numbers[numbers["id"].str.startswith("06/")]["run"].str.contains("random|grouped").any()
-    told = subprocess.run([*command, "audit", str(file)], capture_output=True, text=True, env=environment, timeout=300)
+    assert (
+        not numbers[numbers["id"].str.startswith("06/")]["run"].str.contains("random|grouped").any()
+    )
+    told = subprocess.run(
+        [*command, "audit", str(file)], capture_output=True, text=True, env=environment, timeout=300
+    )
     assert told.returncode == 0, told.stdout
     assert "contradiction" not in told.stdout

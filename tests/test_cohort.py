@@ -11,7 +11,9 @@ from her2lib.images import DataError
 def image(file, seed):
     """Path of a 64 px PNG of noise."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+        file
+    )
     return file
 
 
@@ -26,8 +28,16 @@ def data(tmp_path, monkeypatch):
     (tmp_path / "own" / "manifest.csv").write_text("\n".join(["path,score,slide,set", *rows]))
     for i in range(4):
         image(tmp_path / "far" / f"{i}" / f"e{i}.png", 100 + i)
-    return lambda **more: study.checked({"data": {"source": str(tmp_path / "own" / "manifest.csv"),
-                                                  "external": str(tmp_path / "far"), **more}}, tmp_path / "mine.toml")
+    return lambda **more: study.checked(
+        {
+            "data": {
+                "source": str(tmp_path / "own" / "manifest.csv"),
+                "external": str(tmp_path / "far"),
+                **more,
+            }
+        },
+        tmp_path / "mine.toml",
+    )
 
 
 def test_row_i_is_patch_i_and_external_patches_come_last(data):
@@ -60,7 +70,9 @@ def test_a_damaged_patch_stops_the_study_or_is_left_out_and_named(data, tmp_path
 
 def test_official_keeps_the_given_test_set_grouped_cuts_no_slide_random_says_so(data):
     splits = ("official", "grouped", "random")
-    table = {split: cohort.prepared(data(), side_px=32, split=split, progress=False) for split in splits}
+    table = {
+        split: cohort.prepared(data(), side_px=32, split=split, progress=False) for split in splits
+    }
     given = set(table["official"].table.query("set == 'test'")["slide"])
     assert given == {"slide8", "slide9"}
     for split, found in table.items():
@@ -75,7 +87,10 @@ def test_official_keeps_the_given_test_set_grouped_cuts_no_slide_random_says_so(
 def test_scores_read_again_take_the_place_of_the_given(data, tmp_path):
     again = tmp_path / "again.csv"
     again.write_text("patch,reread\np0.png,3+\n")
-    before, table = (cohort.prepared(data(reread=reread), side_px=32, progress=False).table.set_index("name") for reread in ("", str(again)))
+    before, table = (
+        cohort.prepared(data(reread=reread), side_px=32, progress=False).table.set_index("name")
+        for reread in ("", str(again))
+    )
     assert table["score"]["p0.png"] == 3
     assert table["score"]["p1.png"] == 1
     assert (table["set"] == before["set"]).all()
@@ -90,7 +105,9 @@ def test_scores_read_again_take_the_place_of_the_given(data, tmp_path):
 
 def test_a_grouped_split_without_slides_uses_recovered_groups(data, tmp_path):
     manifest = tmp_path / "own" / "manifest.csv"
-    manifest.write_text(manifest.read_text().replace("path,score,slide,set", "path,score,other,other2"))
+    manifest.write_text(
+        manifest.read_text().replace("path,score,slide,set", "path,score,other,other2")
+    )
     found = cohort.prepared(data(), side_px=32, split="grouped", progress=False)
     assert "sensitivity analysis, never a patient split" in found.notes[0]
     group = cohort.recovered(data(), found.table, progress=False)

@@ -11,7 +11,9 @@ from safetensors.numpy import save_file
 from her2lib import book, drafts, report, study
 from her2lib.intervals import Estimate
 
-LISTS = tomllib.loads(Path(drafts.__file__).with_name("checklists.toml").read_text(encoding="utf-8"))
+LISTS = tomllib.loads(
+    Path(drafts.__file__).with_name("checklists.toml").read_text(encoding="utf-8")
+)
 
 
 @pytest.fixture
@@ -21,13 +23,41 @@ def made(tmp_path, monkeypatch):
     loaded = study.load("smoke")
     run = loaded.run()
     folder = study.made(loaded.folder_of(run["run"]))
-    save_file({"a": np.zeros((1000, 1500), np.float32), "bn.running_mean": np.zeros(9_000_000, np.float32)}, folder / "model.safetensors")
-    study.write_json(folder / "run.json", {
-        "complete": True, "verdict": "answers 2+ | only", "fingerprints": {"data": "d4ta", "code": "c0de"}, "parameters": run, "fluctuation": 0.5,
-        "sets": {"test": {"n": 51}}, "device": "cuda:0", "precision": "bfloat16", "seconds": 61.4, "kept_epoch": 3, "versions": {"torch": "9.9.9"},
-        "recipe": {"epochs": 5, "keep": "last", "balanced": False, "score_weights": False, "lr": 0.001}})
+    save_file(
+        {
+            "a": np.zeros((1000, 1500), np.float32),
+            "bn.running_mean": np.zeros(9_000_000, np.float32),
+        },
+        folder / "model.safetensors",
+    )
+    study.write_json(
+        folder / "run.json",
+        {
+            "complete": True,
+            "verdict": "answers 2+ | only",
+            "fingerprints": {"data": "d4ta", "code": "c0de"},
+            "parameters": run,
+            "fluctuation": 0.5,
+            "sets": {"test": {"n": 51}},
+            "device": "cuda:0",
+            "precision": "bfloat16",
+            "seconds": 61.4,
+            "kept_epoch": 3,
+            "versions": {"torch": "9.9.9"},
+            "recipe": {
+                "epochs": 5,
+                "keep": "last",
+                "balanced": False,
+                "score_weights": False,
+                "lr": 0.001,
+            },
+        },
+    )
     kept = book.Book(loaded, "06_compare_models")
-    found = {metric: Estimate(0.5, 0.4, 0.6, 51, "patches of 9 patients", share=metric == "accuracy") for metric in ("accuracy", "kappa quadratic", "sensitivity 0|1+")}
+    found = {
+        metric: Estimate(0.5, 0.4, 0.6, 51, "patches of 9 patients", share=metric == "accuracy")
+        for metric in ("accuracy", "kappa quadratic", "sensitivity 0|1+")
+    }
     for set_ in ("test", "external"):
         kept.add(found, set=set_, run=book.names_of(loaded)[run["run"]])
     return loaded
@@ -60,22 +90,41 @@ def test_each_item_is_answered_or_listed_as_unanswered(made, name):
     missing = [item for item, answer in rows if answer == drafts.UNANSWERED]
     assert re.findall(r"^- (\S+):", said.split("## Unanswered")[1], re.M) == missing
     assert f"{len(rows) - len(missing)} of {len(rows)} items answered" in said
-    for key in ("44",) if name == "claim" else ("17", "18a", "18b", "19"):  # nobody but people can know these
+    for key in (
+        ("44",) if name == "claim" else ("17", "18a", "18b", "19")
+    ):  # nobody but people can know these
         assert key in missing
 
 
 def test_numbers_carry_their_ids_and_records_their_facts(made):
     said = text(made, "claim")
     name = book.names_of(made)[made.run()["run"]]
-    assert f"{name}, accuracy: 50.0 % (40.0 to 60.0; n = 51 patches of 9 patients) [06/test/{name}/accuracy]" in said
+    assert (
+        f"{name}, accuracy: 50.0 % (40.0 to 60.0; n = 51 patches of 9 patients) [06/test/{name}/accuracy]"
+        in said
+    )
     assert f"[06/external/{name}/accuracy]" in said
-    for fact in ("torch 9.9.9", "cuda:0 (bfloat16), 61 s in all", "lr 0.001", "1.5 million weights", r"answers 2+ \| only", "test 51"):
+    for fact in (
+        "torch 9.9.9",
+        "cuda:0 (bfloat16), 61 s in all",
+        "lr 0.001",
+        "1.5 million weights",
+        r"answers 2+ \| only",
+        "test 51",
+    ):
         assert fact in said
 
 
 def test_the_model_card_names_runs_limits_and_what_went_wrong(made):
     said = text(made, f"model_card_{made.run()['network']}")
-    for fact in ("COLLAPSED: answers 2+", "d4ta c0de", "cuda:0, bfloat16 | 5 | 61", "Not for diagnosis", "say nothing about real tissue", drafts.UNANSWERED):
+    for fact in (
+        "COLLAPSED: answers 2+",
+        "d4ta c0de",
+        "cuda:0, bfloat16 | 5 | 61",
+        "Not for diagnosis",
+        "say nothing about real tissue",
+        drafts.UNANSWERED,
+    ):
         assert fact in said
 
 
@@ -87,5 +136,15 @@ def test_drafts_of_another_day_are_taken_away(made):
 
 def test_without_any_number_nothing_is_answered_that_needs_one(made):
     answers = drafts.answered(made, book.records(made), report.all_numbers(made).iloc[:0])
-    for key in ("performance", "internal", "external", "diagnostic", "metrics", "explanation", "variability", "raters", "disjoint"):
+    for key in (
+        "performance",
+        "internal",
+        "external",
+        "diagnostic",
+        "metrics",
+        "explanation",
+        "variability",
+        "raters",
+        "disjoint",
+    ):
         assert not answers[key]

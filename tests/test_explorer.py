@@ -22,7 +22,9 @@ EVIL = "<img src=x onerror=alert(1)>_3+.png"
 
 
 def test_stack_keeps_each_maps_own_range_to_half_a_step():
-    maps = torch.tensor([[[0.0, 1.0], [2.0, 4.0]], [[-3.0, 0.0], [0.0, 3.0]], [[5.0, 5.0], [5.0, 5.0]]])
+    maps = torch.tensor(
+        [[[0.0, 1.0], [2.0, 4.0]], [[-3.0, 0.0], [0.0, 3.0]], [[5.0, 5.0], [5.0, 5.0]]]
+    )
     header, data = answers.stack(maps)
     values = np.frombuffer(data, np.uint8).reshape(header["shape"])
     low, high = (np.array(header[key])[:, None, None] for key in ("low", "high"))
@@ -35,9 +37,13 @@ def test_attention_rows_are_those_of_attribute(network):
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     rows = answers.Source._attention(None, net, x)
     assert rows.shape == (2, net.layers * net.heads, *net.grid)
-    assert torch.allclose(rows[:, net.heads + 2], attribute.attention(net, x, layer=1, head=2), atol=1e-6)
+    assert torch.allclose(
+        rows[:, net.heads + 2], attribute.attention(net, x, layer=1, head=2), atol=1e-6
+    )
     tokens = answers.Source._attention(None, net, x, "1")
-    assert torch.allclose(tokens[:, net.grid[1]], attribute.attention(net, x, layer=1, query=(1, 0)), atol=1e-6)
+    assert torch.allclose(
+        tokens[:, net.grid[1]], attribute.attention(net, x, layer=1, query=(1, 0)), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("network", ["resnet18", "vit_tiny", "hybrid"])
@@ -87,9 +93,13 @@ def test_a_torn_row_is_dropped_and_the_next_note_is_whole(tmp_path):
 
 
 def test_a_kill_while_writing_loses_no_note_that_was_acknowledged(tmp_path):
-    code = ("import sys\nfrom her2lib import explorer\n"
-            "for k in range(10**6):\n    explorer.add_note(sys.argv[1], 'A', f'p{k}', '1+', 'x' * 500)\n    print(k, flush=True)")
-    writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    code = (
+        "import sys\nfrom her2lib import explorer\n"
+        "for k in range(10**6):\n    explorer.add_note(sys.argv[1], 'A', f'p{k}', '1+', 'x' * 500)\n    print(k, flush=True)"
+    )
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     writer.stdout.readline()
     time.sleep(0.5)
     writer.send_signal(signal.SIGKILL)
@@ -121,18 +131,30 @@ def test_what_cannot_be_shown_is_answered_in_a_sentence():
 
 @pytest.mark.parametrize("score", ["", "2+"])
 def test_the_notebooks_note_is_kept_with_and_without_a_proposed_score(tmp_path, score):
-    source = SimpleNamespace(table=pd.DataFrame({"name": ["p0", EVIL]}), study=SimpleNamespace(folder=tmp_path))
-    reader, proposed, note, save, told = explorer._noting(source, SimpleNamespace(patch=1, extra=[]))
+    source = SimpleNamespace(
+        table=pd.DataFrame({"name": ["p0", EVIL]}), study=SimpleNamespace(folder=tmp_path)
+    )
+    reader, proposed, note, save, told = explorer._noting(
+        source, SimpleNamespace(patch=1, extra=[])
+    )
     reader.value, proposed.value, note.value = "A", score, "seen"
     save.click()
     assert told.value == f"Kept in A.csv: {EVIL}"
-    assert explorer.notes(tmp_path / "notes")[["patch", "score", "note"]].to_numpy().tolist() == [[EVIL, score, "seen"]]
+    assert explorer.notes(tmp_path / "notes")[["patch", "score", "note"]].to_numpy().tolist() == [
+        [EVIL, score, "seen"]
+    ]
 
 
 def test_without_a_finished_network_the_widget_opens_and_its_menus_say_so():
-    source = SimpleNamespace(networks={}, table=pd.DataFrame({"name": ["p0"]}), study=SimpleNamespace(folder=None))
+    source = SimpleNamespace(
+        networks={}, table=pd.DataFrame({"name": ["p0"]}), study=SimpleNamespace(folder=None)
+    )
     canvas = explorer.Canvas(catalogue={"shows": answers.SHOWS}, **explorer._start(source))
-    parts = {part.description: part for part in explorer._controls(source, canvas).children if hasattr(part, "description")}
+    parts = {
+        part.description: part
+        for part in explorer._controls(source, canvas).children
+        if hasattr(part, "description")
+    }
     assert parts["Network"].options == (("none has finished", ""),)
     assert parts["Shows"].value == canvas.shows == "dab"
     assert all(parts[name].disabled for name in ("Method", "Explains", "Layer", "Head, 0 all"))
@@ -140,9 +162,17 @@ def test_without_a_finished_network_the_widget_opens_and_its_menus_say_so():
 
 def test_controls_that_change_nothing_are_switched_off_and_a_collapsed_run_is_named():
     net = SimpleNamespace(layers=12, heads=3)
-    source = SimpleNamespace(networks={"v": ("ViT-Tiny (COLLAPSED)", net, {})}, table=pd.DataFrame({"name": ["p0"]}), study=SimpleNamespace(folder=None))
+    source = SimpleNamespace(
+        networks={"v": ("ViT-Tiny (COLLAPSED)", net, {})},
+        table=pd.DataFrame({"name": ["p0"]}),
+        study=SimpleNamespace(folder=None),
+    )
     canvas = explorer.Canvas(catalogue={"shows": answers.SHOWS}, **explorer._start(source))
-    parts = {part.description: part for part in explorer._controls(source, canvas).children if hasattr(part, "description")}
+    parts = {
+        part.description: part
+        for part in explorer._controls(source, canvas).children
+        if hasattr(part, "description")
+    }
     names = ("Method", "Explains", "Layer", "Head, 0 all")
     assert parts["Network"].options == (("ViT-Tiny (COLLAPSED)", "v"),)
     assert [parts[name].disabled for name in names] == [False, False, True, True]
@@ -157,7 +187,9 @@ def test_label_doubt_is_read_where_the_review_wrote_it_and_a_foreign_table_is_na
     assert explorer.doubts(study) is None
     file = tmp_path / "runs" / "09_label_review" / "doubt.csv"
     file.parent.mkdir(parents=True)
-    pd.DataFrame({"patch": ["a", "007"], "doubt": [0.9, float("nan")], "kind": "x"}).to_csv(file, index=False)
+    pd.DataFrame({"patch": ["a", "007"], "doubt": [0.9, float("nan")], "kind": "x"}).to_csv(
+        file, index=False
+    )
     table = explorer.doubts(study)
     assert table["patch"].tolist() == ["a", "007"]
     assert list(table) == ["patch", "doubt"]

@@ -16,20 +16,28 @@ from her2lib import book, export, study
 
 NASTY = "<script>alert(1)</script>"
 ADDRESS = re.compile(r"""(?:src|href|url\()\s*=?\s*["']?\s*(?:https?:)?//""", re.I)
-TABLE = ('<figure class=table><table><thead><tr><th></th><th>0|1+ &amp; more</th></tr></thead><tbody><tr><th>A_1</th><td>50 %</td></tr></tbody>'
-         '</table><figcaption>Shares & such</figcaption></figure>')
+TABLE = (
+    "<figure class=table><table><thead><tr><th></th><th>0|1+ &amp; more</th></tr></thead><tbody><tr><th>A_1</th><td>50 %</td></tr></tbody>"
+    "</table><figcaption>Shares & such</figcaption></figure>"
+)
 
 
 def executed(title, *outputs, code="secret = 1"):
     """Notebook with a report heading, prose that is not for the report, and one executed cell."""
     v4 = nbformat.v4
-    return v4.new_notebook(cells=[
-        v4.new_markdown_cell(f"## {title}", metadata={"tags": ["report"]}), v4.new_markdown_cell("for the person at the notebook"),
-        v4.new_code_cell(code, metadata={"tags": ["report"]}, outputs=list(outputs))])
+    return v4.new_notebook(
+        cells=[
+            v4.new_markdown_cell(f"## {title}", metadata={"tags": ["report"]}),
+            v4.new_markdown_cell("for the person at the notebook"),
+            v4.new_code_cell(code, metadata={"tags": ["report"]}, outputs=list(outputs)),
+        ]
+    )
 
 
 def shown(**data):
-    return nbformat.v4.new_output("display_data", {key.replace("_", "/"): value for key, value in data.items()})
+    return nbformat.v4.new_output(
+        "display_data", {key.replace("_", "/"): value for key, value in data.items()}
+    )
 
 
 @pytest.fixture
@@ -40,9 +48,14 @@ def made(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "BROWSERS", ())
     loaded = study.load("smoke")
     printed = nbformat.v4.new_output("stream", text="10%\r100% progress bar")
-    notebooks = {"10_report/notebook": executed("First page", shown(text_plain=NASTY), printed),
-                 "01_data_exploration/notebook": executed("The patches", shown(text_html=TABLE + NASTY)),
-                 "06_compare_models/failed": executed("Compared", nbformat.v4.new_output("error", ename="E", evalue="v", traceback=["\x1b[31mboom"]))}
+    notebooks = {
+        "10_report/notebook": executed("First page", shown(text_plain=NASTY), printed),
+        "01_data_exploration/notebook": executed("The patches", shown(text_html=TABLE + NASTY)),
+        "06_compare_models/failed": executed(
+            "Compared",
+            nbformat.v4.new_output("error", ename="E", evalue="v", traceback=["\x1b[31mboom"]),
+        ),
+    }
     for name, notebook in notebooks.items():
         file = loaded.folder / "runs" / f"{name}.ipynb"
         study.made(file.parent)
@@ -58,7 +71,11 @@ def page(loaded):
 
 def test_first_page_first_without_code_or_progress(made):
     text = page(made)
-    assert re.findall(r"<h2>(.*?)</h2>", text) == ["First page", "The patches", "What lies beside this report"]
+    assert re.findall(r"<h2>(.*?)</h2>", text) == [
+        "First page",
+        "The patches",
+        "What lies beside this report",
+    ]
     for absent in ("secret", "progress bar", "for the person"):
         assert absent not in text
     assert "Research use only" in text
@@ -66,7 +83,11 @@ def test_first_page_first_without_code_or_progress(made):
 
 def test_page_appendix_and_tables_are_closed_and_nothing_in_them_runs(made):
     page(made)
-    for file in (made.folder / "report.html", made.folder / "appendix.html", *(made.folder / "tables").glob("*.html")):
+    for file in (
+        made.folder / "report.html",
+        made.folder / "appendix.html",
+        *(made.folder / "tables").glob("*.html"),
+    ):
         text = file.read_text(encoding="utf-8")
         assert not ADDRESS.search(text)
         assert "http" not in re.sub(r'http-equiv="[^"]*"', "", text)
@@ -81,7 +102,13 @@ def test_page_appendix_and_tables_are_closed_and_nothing_in_them_runs(made):
 
 def test_every_relative_link_of_the_report_leads_to_a_file(made):
     links = re.findall(r'href="([^#"][^"]*)"', page(made))
-    assert {"appendix.html", "numbers.csv", "figures/06_forest.png", "figures/06_forest.svg", "drafts/claim.md"} <= set(links)
+    assert {
+        "appendix.html",
+        "numbers.csv",
+        "figures/06_forest.png",
+        "figures/06_forest.svg",
+        "drafts/claim.md",
+    } <= set(links)
     for link in links:
         assert (made.folder / link).is_file(), link
 
@@ -90,7 +117,13 @@ def test_the_appendix_leaves_nothing_out(made):
     page(made)
     text = (made.folder / "appendix.html").read_text()
     assert text.count("<details") == 3
-    for word in ("for the person at the notebook", "secret", "100% progress bar", "boom", "failed; up to the error"):
+    for word in (
+        "for the person at the notebook",
+        "secret",
+        "100% progress bar",
+        "boom",
+        "failed; up to the error",
+    ):
         assert word in text
     assert "\x1b" not in text
     assert "10%" not in text.replace("100%", "")  # of a progress bar the last state
@@ -99,9 +132,16 @@ def test_the_appendix_leaves_nothing_out(made):
 def test_tables_for_latex_and_word_say_what_the_page_says(made):
     page(made)
     (tex,), (word,) = (list((made.folder / "tables").glob(kind)) for kind in ("*.tex", "*.html"))
-    for part in (r"\toprule", r"\midrule", r"\bottomrule", r"A\_1 & 50 \% \\", r"\caption{Shares \& such}", r"0|1+ \& more"):
+    for part in (
+        r"\toprule",
+        r"\midrule",
+        r"\bottomrule",
+        r"A\_1 & 50 \% \\",
+        r"\caption{Shares \& such}",
+        r"0|1+ \& more",
+    ):
         assert part in tex.read_text()
-    table, = pd.read_html(str(word), flavor="html5lib")
+    (table,) = pd.read_html(str(word), flavor="html5lib")
     assert table.iloc[0].tolist() == ["A_1", "50 %"]
     assert "border-top" in word.read_text()  # looks lie in the cells, which Word keeps
 
@@ -110,8 +150,17 @@ def test_tables_for_latex_and_word_say_what_the_page_says(made):
 def test_latex_compiles(tmp_path):
     table = pd.DataFrame({"a & b": ["50 %", "_x^2 # $1"], "long": ["word " * 60, "{~}"]})
     body = export.latex(table, "100 % of {all}", label="t")
-    (tmp_path / "t.tex").write_text(r"\documentclass{article}\usepackage{array,booktabs}\usepackage[T1]{fontenc}\begin{document}" + body + r"\end{document}")
-    assert subprocess.run(["pdflatex", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True, check=False).returncode == 0
+    (tmp_path / "t.tex").write_text(
+        r"\documentclass{article}\usepackage{array,booktabs}\usepackage[T1]{fontenc}\begin{document}"
+        + body
+        + r"\end{document}"
+    )
+    assert (
+        subprocess.run(
+            ["pdflatex", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True, check=False
+        ).returncode
+        == 0
+    )
 
 
 def test_wide_columns_wrap():
@@ -142,7 +191,9 @@ def test_a_browser_that_fails_does_not_cost_the_report(made, tmp_path, monkeypat
 @pytest.mark.skipif(not any(map(shutil.which, export.BROWSERS)), reason="no Chromium on the PATH")
 def test_a_browser_prints_the_page_without_paths_of_this_machine(tmp_path):
     file = tmp_path / "report.html"
-    file.write_text('<!DOCTYPE html><title>t</title><p id="a">Words <a href="numbers.csv">numbers</a> <a href="#a">up</a></p>')
+    file.write_text(
+        '<!DOCTYPE html><title>t</title><p id="a">Words <a href="numbers.csv">numbers</a> <a href="#a">up</a></p>'
+    )
     assert export.pdf(file) == ""
     content = file.with_suffix(".pdf").read_bytes()
     assert content.startswith(b"%PDF-")
@@ -159,12 +210,19 @@ class TestProse:
 
     def source(self, *codes, prose="new words"):
         v4 = nbformat.v4
-        cells = [v4.new_markdown_cell(prose), v4.new_code_cell("study = 1", metadata={"tags": ["parameters"]})]
-        return v4.new_notebook(cells=cells + [v4.new_code_cell(code, metadata={"tags": ["report"]}) for code in codes])
+        cells = [
+            v4.new_markdown_cell(prose),
+            v4.new_code_cell("study = 1", metadata={"tags": ["parameters"]}),
+        ]
+        return v4.new_notebook(
+            cells=cells + [v4.new_code_cell(code, metadata={"tags": ["report"]}) for code in codes]
+        )
 
     def ran(self, *codes):
         notebook = self.source(*codes, prose="old words")
-        notebook.cells.insert(2, nbformat.v4.new_code_cell("study = 2", metadata={"tags": ["injected-parameters"]}))
+        notebook.cells.insert(
+            2, nbformat.v4.new_code_cell("study = 2", metadata={"tags": ["injected-parameters"]})
+        )
         for cell in notebook.cells[2:]:
             cell.outputs = [shown(text_plain=f"result of {cell.source}")]
         return notebook
@@ -188,7 +246,19 @@ def test_html_of_strangers_is_made_harmless_and_balanced():
 
 
 def test_numbers_keep_their_ids_so_that_the_report_can_be_audited(made):
-    span = book.number({"id": '06/a "b" & c', "value": 0.5, "low": 0.4, "high": 0.6, "n": 3, "units": "patches", "note": "", "metric": "m", "share": True})
+    span = book.number(
+        {
+            "id": '06/a "b" & c',
+            "value": 0.5,
+            "low": 0.4,
+            "high": 0.6,
+            "n": 3,
+            "units": "patches",
+            "note": "",
+            "metric": "m",
+            "share": True,
+        }
+    )
     made_ = export.output(shown(text_html=f"<p>{span}</p>"))
     assert made_ == f"<p>{span}</p>".replace("class=number", 'class="number"')
 

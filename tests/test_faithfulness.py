@@ -13,7 +13,17 @@ import torch.nn.functional as F
 from sklearn.metrics import cohen_kappa_score
 from torch import nn
 
-from her2lib import attribute, faithfulness, intervals, models, patches, phantom, stain, store, train
+from her2lib import (
+    attribute,
+    faithfulness,
+    intervals,
+    models,
+    patches,
+    phantom,
+    stain,
+    store,
+    train,
+)
 
 
 class Redness(nn.Module):
@@ -46,9 +56,18 @@ def test_the_true_map_has_the_lowest_deletion_and_the_highest_insertion_of_all_o
     deleted = faithfulness.area(faithfulness.deletion(net, batch, maps=orders, score=1, steps=4))
     inserted = faithfulness.area(faithfulness.insertion(net, batch, maps=orders, score=1, steps=4))
     true = net.weight.detach()[None]
-    assert faithfulness.area(faithfulness.deletion(net, x, maps=true, score=1, steps=4)) == deleted.min() < deleted.max()
-    assert faithfulness.area(faithfulness.insertion(net, x, maps=true, score=1, steps=4)) == inserted.max() > inserted.min()
-    # cells go in the order 3, 2, 1, -1, so the logit (a quarter of the sum) runs 5/4, 2/4, 0, -1/4, 0
+    assert (
+        faithfulness.area(faithfulness.deletion(net, x, maps=true, score=1, steps=4))
+        == deleted.min()
+        < deleted.max()
+    )
+    assert (
+        faithfulness.area(faithfulness.insertion(net, x, maps=true, score=1, steps=4))
+        == inserted.max()
+        > inserted.min()
+    )
+    # cells go in the order 3, 2, 1, -1, so the logit (a quarter of the sum) runs 5/4, 2/4, 0, -1/4,
+    # 0
     logits = torch.tensor([5, 2, 0, -1, 0]) / 4
     curve = faithfulness.deletion(net, x, maps=true, score=1, steps=4)
     assert torch.allclose(curve[0], logits.exp() / (3 + logits.exp()))
@@ -87,8 +106,12 @@ def test_a_cnn_has_no_tokens_to_drop_and_a_wrong_baseline_is_named():
 
 
 def hidden_pixels(kind, share, side_px):
-    cells = {"hills": ("bilinear", 5), "cells": ("nearest", 5), "pixels": ("nearest", side_px)}[kind]
-    values = F.interpolate(noise(2, 1, cells[1], cells[1], seed=2), (side_px, side_px), mode=cells[0])[:, 0]
+    cells = {"hills": ("bilinear", 5), "cells": ("nearest", 5), "pixels": ("nearest", side_px)}[
+        kind
+    ]
+    values = F.interpolate(
+        noise(2, 1, cells[1], cells[1], seed=2), (side_px, side_px), mode=cells[0]
+    )[:, 0]
     return values > values.flatten(1).quantile(1 - share, dim=1)[:, None, None]
 
 
@@ -98,10 +121,18 @@ def hidden_pixels(kind, share, side_px):
 def test_imputed_pixels_equal_pytorch_grad_cams_within_one_grey_level(side_px, kind, share):
     road = pytest.importorskip("pytorch_grad_cam.metrics.road")
     images, hidden = noise(2, 3, side_px, side_px), hidden_pixels(kind, share, side_px)
-    peer = torch.stack([road.NoisyLinearImputer(noise=0)(i, (~h).float()) for i, h in zip(images, hidden, strict=True)])
+    peer = torch.stack(
+        [
+            road.NoisyLinearImputer(noise=0)(i, (~h).float())
+            for i, h in zip(images, hidden, strict=True)
+        ]
+    )
     own = faithfulness.impute(images, hidden)
     assert (own - peer).abs().max() <= 1 / 255
-    assert torch.equal(own.where(~hidden[:, None], torch.zeros(())), images.where(~hidden[:, None], torch.zeros(())))
+    assert torch.equal(
+        own.where(~hidden[:, None], torch.zeros(())),
+        images.where(~hidden[:, None], torch.zeros(())),
+    )
 
 
 def test_imputation_continues_a_ramp():
@@ -118,7 +149,11 @@ def test_road_prefers_the_true_map_and_repeats_itself():
     table = faithfulness.road(net, x, maps=true, score=1, shares=(0.2, 0.4))
     assert table.columns.tolist() == ["patch", "share", "least", "most", "road"]
     assert len(table) == 6
-    assert table.road.mean() > 0.02 > faithfulness.road(net, x, maps=-true, score=1, shares=(0.2, 0.4)).road.mean()
+    assert (
+        table.road.mean()
+        > 0.02
+        > faithfulness.road(net, x, maps=-true, score=1, shares=(0.2, 0.4)).road.mean()
+    )
     alone = faithfulness.road(net, x[1:2], maps=true[1:2], score=1, shares=(0.2, 0.4))
     assert np.allclose(alone.road, table[table.patch == 1].road, atol=1e-5)
 
@@ -127,8 +162,17 @@ def test_randomising_shuffles_a_copy_from_the_output_to_the_input():
     net = network("resnet18")
     before, changed = {name: value.clone() for name, value in net.state_dict().items()}, []
     for _, _, copy in faithfulness.randomised(net, stages=4):
-        changed.append({name for name, value in copy.state_dict().items() if not torch.equal(before[name], value)})
-    first = [state["backbone.conv1.weight"].flatten().sort().values for state in (copy.state_dict(), before)]
+        changed.append(
+            {
+                name
+                for name, value in copy.state_dict().items()
+                if not torch.equal(before[name], value)
+            }
+        )
+    first = [
+        state["backbone.conv1.weight"].flatten().sort().values
+        for state in (copy.state_dict(), before)
+    ]
     assert torch.equal(*first)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert "backbone.fc.weight" in changed[0]
@@ -143,7 +187,9 @@ def test_sanity_starts_at_one_and_a_map_that_ignores_the_network_never_falls():
     assert table[table.stage == 0].spearman.tolist() == pytest.approx([1, 1])
     assert sorted(set(table.stage)) == [0, 1, 2, 3]
     assert table[table.stage == 3].spearman.mean() < 0.7
-    assert faithfulness.sanity(net, x, score=1, method=attribute.edges, stages=2).spearman.min() == pytest.approx(1)
+    assert faithfulness.sanity(
+        net, x, score=1, method=attribute.edges, stages=2
+    ).spearman.min() == pytest.approx(1)
 
 
 def test_likeness_of_maps():
@@ -170,8 +216,14 @@ def test_belief_is_the_three_measures_patch_by_patch():
     net, x, maps = network("resnet18"), noise(2, 3, 64, 64), noise(2, 2, 2)
     table = faithfulness.belief(net, x, maps=maps, score=2, steps=2, shares=(0.3, 0.6))
     assert table.columns.tolist() == ["patch", "deletion", "insertion", "road"]
-    assert np.allclose(table.deletion, faithfulness.area(faithfulness.deletion(net, x, maps=maps, score=2, steps=2)))
-    assert np.allclose(table.insertion, faithfulness.area(faithfulness.insertion(net, x, maps=maps, score=2, steps=2)))
+    assert np.allclose(
+        table.deletion,
+        faithfulness.area(faithfulness.deletion(net, x, maps=maps, score=2, steps=2)),
+    )
+    assert np.allclose(
+        table.insertion,
+        faithfulness.area(faithfulness.insertion(net, x, maps=maps, score=2, steps=2)),
+    )
     own = faithfulness.road(net, x, maps=maps, score=2, shares=(0.3, 0.6))
     assert np.allclose(table.road, own.groupby("patch").road.mean())
 
@@ -181,13 +233,21 @@ def test_likeness_has_another_patch_as_its_null_and_ends_at_weights_that_know_no
     images = (255 * noise(4, 3, 64, 64)).to(torch.uint8)
     table = faithfulness.likeness(net, images, score=1, stages=2)
     assert table.groupby("change").size().to_dict() == {
-        "another patch": 4, "later half randomised": 4, "all weights randomised": 4, "shift": 4, "stain": 4}
+        "another patch": 4,
+        "later half randomised": 4,
+        "all weights randomised": 4,
+        "shift": 4,
+        "stain": 4,
+    }
     x = models.normalise(images, net)
     own = attribute.grad_cam(net, x, 1)
     null = faithfulness.alike(own, own[[2, 3, 0, 1]]).spearman
     assert np.allclose(table[table.change == "another patch"].spearman, null)
     wrecked = faithfulness.sanity(net, x, score=1, stages=2)
-    assert np.allclose(table[table.change == "all weights randomised"].spearman, wrecked[wrecked.stage == 2].spearman)
+    assert np.allclose(
+        table[table.change == "all weights randomised"].spearman,
+        wrecked[wrecked.stage == 2].spearman,
+    )
 
 
 def test_imputing_in_small_pieces_equals_imputing_at_once(monkeypatch):
@@ -200,35 +260,57 @@ def test_imputing_in_small_pieces_equals_imputing_at_once(monkeypatch):
 def test_the_oracle_holds_all_the_mass():
     deciding = torch.zeros(2, 32, 32, dtype=torch.bool)
     deciding[:, :8] = True
-    table = faithfulness.deciding_mass({"even": torch.ones(2, 4, 4)}, deciding).groupby("map").mean(numeric_only=True)
+    table = (
+        faithfulness.deciding_mass({"even": torch.ones(2, 4, 4)}, deciding)
+        .groupby("map")
+        .mean(numeric_only=True)
+    )
     assert table.loc["oracle", ["mass", "lift"]].tolist() == [1, 4]
     assert table.loc["even", ["mass", "lift"]].tolist() == [0.25, 1]
 
 
 @pytest.fixture(scope="module")
 def stained():
-    made = [phantom.patch(seed, side_px=96, mpp=1.0, score=score) for seed, score in enumerate((3, 2))]
-    images = torch.from_numpy(np.stack([one.image for one in made])).permute(0, 3, 1, 2).contiguous()
+    made = [
+        phantom.patch(seed, side_px=96, mpp=1.0, score=score) for seed, score in enumerate((3, 2))
+    ]
+    images = (
+        torch.from_numpy(np.stack([one.image for one in made])).permute(0, 3, 1, 2).contiguous()
+    )
     return made, images
 
 
 def tiles(images, side_px=24):
     cut = images.unfold(2, side_px, side_px).unfold(3, side_px, side_px)  # (B,3,4,4,24,24)
-    return {one.numpy().tobytes() for one in cut.permute(0, 2, 3, 1, 4, 5).flatten(0, 2).contiguous()}
+    return {
+        one.numpy().tobytes() for one in cut.permute(0, 2, 3, 1, 4, 5).flatten(0, 2).contiguous()
+    }
 
 
 def test_ablations_leave_what_their_name_says(stained):
     made, images = stained
-    masks = {name: torch.from_numpy(np.stack([one.masks[name] for one in made])) for name in ("tumour", "deciding")}
-    given, tumour = faithfulness.ablations(images, masks=masks, mpp=1.0), masks["tumour"][:, None].expand_as(images)
-    assert all(value.shape == images.shape and value.dtype == torch.uint8 for value in given.values())
+    masks = {
+        name: torch.from_numpy(np.stack([one.masks[name] for one in made]))
+        for name in ("tumour", "deciding")
+    }
+    given, tumour = (
+        faithfulness.ablations(images, masks=masks, mpp=1.0),
+        masks["tumour"][:, None].expand_as(images),
+    )
+    assert all(
+        value.shape == images.shape and value.dtype == torch.uint8 for value in given.values()
+    )
     named = ("intact", "dab_only", "haematoxylin_only")
     left = {name: stain.unmix(given[name], white="glass").abs().mean((0, 2, 3)) for name in named}
     assert left["dab_only"][0] < 0.25 * left["intact"][0]
     assert left["haematoxylin_only"][1] < 0.25 * left["intact"][1]
     density = stain.optical_density(given["hue_removed"], white="glass")
     assert density.std((2, 3)).min() > 0.02
-    assert density.std(1).median() < 0.01 < stain.optical_density(images, white="glass").std(1).median()
+    assert (
+        density.std(1).median()
+        < 0.01
+        < stain.optical_density(images, white="glass").std(1).median()
+    )
     far = F.max_pool2d(tumour.float(), 13, 1, 6) == 0  # a rim of 6 um goes with the tumour
     assert torch.equal(given["background_only"][far], images[far])
     assert far.any()
@@ -248,7 +330,9 @@ def test_blurred_membranes_keep_the_mean_dab_of_each_patch(stained):
     blurred = faithfulness.ablations(images, mpp=1.0)["membranes_blurred"]
     before, after = stain.dab(images), stain.dab(blurred)
     assert torch.allclose(before.mean((1, 2)), after.mean((1, 2)), rtol=0.03)
-    assert (after.flatten(1).std(1) < 0.8 * before.flatten(1).std(1)).all()  # the lace of membranes is gone
+    assert (
+        after.flatten(1).std(1) < 0.8 * before.flatten(1).std(1)
+    ).all()  # the lace of membranes is gone
 
 
 class Browner(nn.Module):
@@ -278,17 +362,27 @@ SLOW_METHODS = ("occlusion", "integrated_gradients")
 def masses(net, images, score, cells):
     """DataFrame, a row per patch, a column per quick method: mass on the deciding cells."""
     x = models.normalise(images, net)
-    maps = {k: m.function(net, x, score) for k, m in attribute.methods_for(net).items() if k not in SLOW_METHODS}
-    return faithfulness.deciding_mass(maps, cells).pivot(index="patch", columns="map", values="mass")
+    maps = {
+        k: m.function(net, x, score)
+        for k, m in attribute.methods_for(net).items()
+        if k not in SLOW_METHODS
+    }
+    return faithfulness.deciding_mass(maps, cells).pivot(
+        index="patch", columns="map", values="mass"
+    )
 
 
-def test_on_phantoms_a_network_that_reads_dab_beats_its_blur_matched_null_and_the_oracle_beats_all(stained):
+def test_on_phantoms_a_network_that_reads_dab_beats_its_blur_matched_null_and_the_oracle_beats_all(
+    stained,
+):
     made, images = stained
     net, x = Browner(), images / 255
     maps = {"grad_cam": attribute.grad_cam(net, x, 3)}
     for seed in range(8):
         maps[f"null{seed}"] = attribute.blur_random(net, x, 3, seed=seed)
-    mass = faithfulness.deciding_mass(maps, deciding(made)).pivot(index="patch", columns="map", values="mass")
+    mass = faithfulness.deciding_mass(maps, deciding(made)).pivot(
+        index="patch", columns="map", values="mass"
+    )
     assert (mass.grad_cam > mass.filter(like="null").max(axis=1)).all()
 
 
@@ -302,7 +396,9 @@ def test_on_phantoms_the_oracle_beats_every_method_of_every_network(name, staine
     net, (made, images) = network(name, 96), stained
     x = models.normalise(images, net)
     maps = {k: m.function(net, x, 2) for k, m in attribute.methods_for(net).items()}
-    table = faithfulness.deciding_mass(maps, deciding(made)).pivot(index="patch", columns="map", values="mass")
+    table = faithfulness.deciding_mass(maps, deciding(made)).pivot(
+        index="patch", columns="map", values="mass"
+    )
     assert (table.pop("oracle") == 1).all()
     assert set(table) <= set(attribute.METHODS)
     assert len(table.columns) >= 9
@@ -312,18 +408,35 @@ def test_on_phantoms_the_oracle_beats_every_method_of_every_network(name, staine
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """(ResNet18 trained on phantoms alone, unseen Patches that show a stain, their deciding cells)."""
-    made = dict(patches=400, slides=40, side_px=128, mpp=1.5, seed=5, balanced=True, truth=True, progress=False)
+    made = dict(
+        patches=400,
+        slides=40,
+        side_px=128,
+        mpp=1.5,
+        seed=5,
+        balanced=True,
+        truth=True,
+        progress=False,
+    )
     folder = phantom.write(tmp_path_factory.mktemp("phantoms"), **made)
     table, _ = patches.read(folder)
     cohorts = [
-        store.open_store(table[table.set == part].reset_index(drop=True), side_px=128, folder=folder / "store", progress=False)
+        store.open_store(
+            table[table.set == part].reset_index(drop=True),
+            side_px=128,
+            folder=folder / "store",
+            progress=False,
+        )
         for part in ("train", "test")
     ]
     net = models.create("resnet18", side_px=128, weights="none", seed=1)
     settings = dict(epochs=10, lr=1e-3, batch=16, flips=True, schedule="cosine", warmup=0.1)
     net = train.fit(net, cohorts[0], seed=1, progress=False, **settings).net
     shown = np.flatnonzero(cohorts[1].score > 0)
-    cells = [np.load(folder / "truth" / f"{Path(cohorts[1].name[i]).stem}.npz")["deciding"] for i in shown]
+    cells = [
+        np.load(folder / "truth" / f"{Path(cohorts[1].name[i]).stem}.npz")["deciding"]
+        for i in shown
+    ]
     return net, cohorts[1], shown, torch.from_numpy(np.stack(cells))
 
 
@@ -335,12 +448,16 @@ def gap(table, units):
 
 
 @pytest.mark.slow
-def test_trained_grad_cam_beats_its_null_on_deciding_cells_and_randomised_weights_destroy_that(trained):
+def test_trained_grad_cam_beats_its_null_on_deciding_cells_and_randomised_weights_destroy_that(
+    trained,
+):
     net, cohort, shown, cells = trained
     images, score = torch.as_tensor(cohort.images[shown]), torch.from_numpy(cohort.score[shown])
     units = pd.Series(cohort.slide[shown], name="slides")
     answer = train.predict(net, cohort.images).argmax(1)
-    assert cohen_kappa_score(cohort.score, answer, weights="quadratic") > 0.3  # 0.5 in the first run, on slides never seen
+    assert (
+        cohen_kappa_score(cohort.score, answer, weights="quadratic") > 0.3
+    )  # 0.5 in the first run, on slides never seen
     intact = masses(net, images, score, cells)
     learnt = gap(intact, units)
     assert learnt.low > 0, learnt.text()

@@ -36,7 +36,9 @@ def chunk(kind, data):
 def by_hand(path, rows, *, side_px, bits=8):
     """A PNG whose header says RGB, side_px and bits, whatever its rows hold."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side_px, side_px, bits, 2, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
     return path
 
 
@@ -81,7 +83,10 @@ def test_what_only_decoding_finds_is_found_when_deep(tmp_path):
         pixels(path)
 
 
-@pytest.mark.parametrize("content", [b"this is a text", b"\x00" * 4000, b"%!PS-Adobe-3.0 EPSF-3.0\n", b"GIF89a" + bytes(50)])
+@pytest.mark.parametrize(
+    "content",
+    [b"this is a text", b"\x00" * 4000, b"%!PS-Adobe-3.0 EPSF-3.0\n", b"GIF89a" + bytes(50)],
+)
 def test_what_is_no_image_is_foreign(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     assert answer(tmp_path / "a.png").fault == "foreign"
@@ -107,7 +112,10 @@ def test_too_small_a_patch_is_refused(tmp_path):
     assert answer(saved(tmp_path / "a.png", Image.fromarray(noise(side_px=31)))).fault == "small"
 
 
-@pytest.mark.parametrize(("mode", "fault"), [("L", "grey"), ("LA", "grey"), ("1", "grey"), ("I;16", "grey"), ("CMYK", "print")])
+@pytest.mark.parametrize(
+    ("mode", "fault"),
+    [("L", "grey"), ("LA", "grey"), ("1", "grey"), ("I;16", "grey"), ("CMYK", "print")],
+)
 def test_colours_that_cannot_be_trusted_are_refused_with_a_remedy(tmp_path, mode, fault):
     grey = Image.fromarray(noise().mean(2).astype(np.uint16) * 256)
     image = grey if mode == "I;16" else Image.fromarray(noise()).convert(mode)
@@ -145,7 +153,11 @@ def test_of_sixteen_bits_the_upper_eight_are_kept(tmp_path):
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
 def test_exif_turns_the_image_upright(tmp_path, name):
     array = np.zeros((64, 96, 3), np.uint8)
-    array[:, :48] = 255  # the left half is white; tag 6 means: turn a quarter clockwise, so white comes to stand on top
+    array[:, :48] = (
+        # the left half is white; tag 6 means: turn a quarter clockwise, so white comes to stand on
+        # top
+        255
+    )
     exif = Image.Exif()
     exif[0x0112] = 6
     path = saved(tmp_path / name, Image.fromarray(array), exif=exif)
@@ -168,14 +180,19 @@ def test_missing_folder_and_device(tmp_path):
     assert list(found.fault) == ["missing", "special", "special"]
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind this user")
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind this user"
+)
 def test_a_locked_file(tmp_path):
     saved(tmp_path / "a.png").chmod(0)
     assert answer(tmp_path / "a.png").fault == "locked"
 
 
 def test_every_fault_has_a_remedy():
-    assert all(severity in ("error", "warning") and problem and remedy for severity, problem, remedy in FAULTS.values())
+    assert all(
+        severity in ("error", "warning") and problem and remedy
+        for severity, problem, remedy in FAULTS.values()
+    )
 
 
 def test_results_are_kept_and_a_changed_file_is_read_again(tmp_path, monkeypatch):
@@ -185,7 +202,9 @@ def test_results_are_kept_and_a_changed_file_is_read_again(tmp_path, monkeypatch
         m.setattr(images, "_facts", lambda *_: pytest.fail("read again"))
         assert answer(path, cache=tmp_path / "cache").digest == first.digest
     before = path.stat()
-    path.write_bytes(path.read_bytes()[:-1] + b"\x00")  # same size, and the time of change set back as rsync -t would
+    path.write_bytes(
+        path.read_bytes()[:-1] + b"\x00"
+    )  # same size, and the time of change set back as rsync -t would
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert answer(path, cache=tmp_path / "cache").digest != first.digest
 
@@ -193,6 +212,7 @@ def test_results_are_kept_and_a_changed_file_is_read_again(tmp_path, monkeypatch
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(images, "write_text", full)
     with pytest.warns(UserWarning, match="No space left"):
         assert answer(saved(tmp_path / "a.png"), cache=tmp_path / "cache").fault == ""
@@ -201,10 +221,12 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):
 def test_what_was_read_before_an_interrupt_is_kept(tmp_path, monkeypatch):
     paths = [str(saved(tmp_path / f"{i}.png")) for i in range(40)]
     real = images._facts
+
     def facts(path, deep):
         if path == paths[30]:
             raise KeyboardInterrupt
         return real(path, deep)
+
     monkeypatch.setattr(images, "_facts", facts)
     with pytest.raises(KeyboardInterrupt):
         probe(paths, cache=tmp_path / "cache")
@@ -215,10 +237,12 @@ def test_what_was_read_before_an_interrupt_is_kept(tmp_path, monkeypatch):
 
 def test_ahead_keeps_order_and_never_runs_far_ahead():
     begun, lock = [], threading.Lock()
+
     def work(i):
         with lock:
             begun.append(i)
         return i
+
     for i, result in enumerate(ahead(work, range(200), workers=2)):
         assert result == i
         assert len(begun) <= i + 9
@@ -233,4 +257,6 @@ def test_ahead_hands_on_errors_and_leaves_no_thread():
 
 def test_bytes_and_paths_decode_alike(tmp_path):
     path = saved(tmp_path / "a.png")
-    np.testing.assert_array_equal(np.asarray(pixels(io.BytesIO(path.read_bytes()))), np.asarray(pixels(path)))
+    np.testing.assert_array_equal(
+        np.asarray(pixels(io.BytesIO(path.read_bytes()))), np.asarray(pixels(path))
+    )

@@ -32,16 +32,33 @@ def place(tmp_path_factory):
             Image.fromarray(picture(rng, i % 4)).save(folder / "data" / f"{i}.png")
             rows.append({"path": f"{i}.png", "score": i % 4, "slide": f"S{i // 6}", "mpp": 0.5})
         pd.DataFrame(rows).to_csv(folder / "data" / "manifest.csv", index=False)
-        file = study.from_data(folder / "data", name="mine", weights="none", side_px=SIDE_PX, epochs=1)
+        file = study.from_data(
+            folder / "data", name="mine", weights="none", side_px=SIDE_PX, epochs=1
+        )
         mine = study.load(file)
         axes = mine.run()
         data = cohort.prepared(mine, side_px=SIDE_PX, progress=False)
         part = data.patches.take(np.flatnonzero(data.table["set"] == "train"))
         net = models.create("resnet18", side_px=SIDE_PX, weights="none")
-        fit = train.fit(net, part, None, seed=0, progress=False, **train.recipe("as_presented", network="resnet18", epochs=1))
-        predictions = train.table(train.predict(fit.net, part.images), part, run=axes["run"], set="train")
-        run = train.save(mine.folder_of(axes["run"]), net=fit.net, fit=fit, predictions=predictions, parameters=axes,
-                         fingerprints={"data": study.data_fingerprint(mine)})
+        fit = train.fit(
+            net,
+            part,
+            None,
+            seed=0,
+            progress=False,
+            **train.recipe("as_presented", network="resnet18", epochs=1),
+        )
+        predictions = train.table(
+            train.predict(fit.net, part.images), part, run=axes["run"], set="train"
+        )
+        run = train.save(
+            mine.folder_of(axes["run"]),
+            net=fit.net,
+            fit=fit,
+            predictions=predictions,
+            parameters=axes,
+            fingerprints={"data": study.data_fingerprint(mine)},
+        )
         (run / "done.json").write_text(json.dumps({"parameters": {"study": str(file)}}))
         yield folder, run, predictions
 
@@ -64,16 +81,31 @@ def tiled(folder, *, side=8, step=100):
     for x in range(side):
         for y in range(side):
             Image.fromarray(picture(rng, 3 * (x >= side / 2))).save(home / f"{x}_{y}.png")
-            rows.append(dict(path=f"T1/{x}_{y}.png", score="", slide="T1", patient="", x=x * step, y=y * step, mpp=0.5, dab=0.1))
+            rows.append(
+                dict(
+                    path=f"T1/{x}_{y}.png",
+                    score="",
+                    slide="T1",
+                    patient="",
+                    x=x * step,
+                    y=y * step,
+                    mpp=0.5,
+                    dab=0.1,
+                )
+            )
     pd.DataFrame(rows).to_csv(folder / "manifest.csv", index=False)
-    pd.DataFrame([dict(slide="T1", step=step, down=10.0)]).to_csv(folder / "slides.csv", index=False)
+    pd.DataFrame([dict(slide="T1", step=step, down=10.0)]).to_csv(
+        folder / "slides.csv", index=False
+    )
     Image.new("RGB", (80, 80), "white").save(home / "thumbnail.png")
     return folder
 
 
 def test_scores_are_the_networks_own(place, tmp_path):
     folder, run, predictions = place
-    table, _, _, problems = inference.score([folder / "data"], run, folder=tmp_path, maps=0, progress=False)
+    table, _, _, problems = inference.score(
+        [folder / "data"], run, folder=tmp_path, maps=0, progress=False
+    )
     assert not problems
     table = table.set_index("patch").loc[predictions.patch]
     wanted = predictions[["p0", "p1", "p2", "p3"]].to_numpy()
@@ -99,9 +131,15 @@ def test_strangers_are_told_from_kin(place, tmp_path):
     rng = np.random.default_rng(3)
     (tmp_path / "odd").mkdir()
     for i in range(4):
-        Image.fromarray((rng.random((64, 64, 3)) > 0.5).astype(np.uint8) * np.array([0, 255, 0], np.uint8)).save(tmp_path / "odd" / f"{i}.png")
-    odd, _, notes, _ = inference.score([tmp_path / "odd"], run, folder=tmp_path / "a", maps=0, progress=False)
-    kin, _, _, _ = inference.score([folder / "data"], run, folder=tmp_path / "b", maps=0, progress=False)
+        Image.fromarray(
+            (rng.random((64, 64, 3)) > 0.5).astype(np.uint8) * np.array([0, 255, 0], np.uint8)
+        ).save(tmp_path / "odd" / f"{i}.png")
+    odd, _, notes, _ = inference.score(
+        [tmp_path / "odd"], run, folder=tmp_path / "a", maps=0, progress=False
+    )
+    kin, _, _, _ = inference.score(
+        [folder / "data"], run, folder=tmp_path / "b", maps=0, progress=False
+    )
     assert (odd.unlike == "yes").all()
     assert (kin.unlike == "yes").mean() < 0.2
     assert any("nearest of" in note and "99%" in note for note in notes)
@@ -111,14 +149,20 @@ def test_strangers_are_told_from_kin(place, tmp_path):
 def test_distance_by_hand():
     known = np.array([[1.0, 0], [0, 1], [0, 1], [0, 1], [0, 1], [0, 1]])
     assert inference.distance(np.array([[0.0, 2]]), known)[0] == pytest.approx(0, abs=1e-9)
-    assert inference.distance(np.array([[3.0, 0]]), known)[0] == pytest.approx(0.8)  # itself and four at right angles
+    assert inference.distance(np.array([[3.0, 0]]), known)[0] == pytest.approx(
+        0.8
+    )  # itself and four at right angles
     slide = ["a", "a", "b", "b"]
     far = np.array([[1.0, 0], [1, 0], [0, 1], [0, 1]])
-    assert inference.held_out_limit(far, slide) == pytest.approx(1.0)  # whole slides are left out: nothing of one's own slide is near
+    assert inference.held_out_limit(far, slide) == pytest.approx(
+        1.0
+    )  # whole slides are left out: nothing of one's own slide is near
 
 
 @pytest.mark.parametrize("loss", ["gone", "changed"])
-def test_without_the_cohort_the_column_is_empty_and_a_sentence_says_so(place, loose, tmp_path, loss, monkeypatch):
+def test_without_the_cohort_the_column_is_empty_and_a_sentence_says_so(
+    place, loose, tmp_path, loss, monkeypatch
+):
     folder, run, _ = place
     (run / "embedding.npz").unlink(missing_ok=True)
     manifest = folder / "data" / "manifest.csv"
@@ -128,7 +172,9 @@ def test_without_the_cohort_the_column_is_empty_and_a_sentence_says_so(place, lo
         kept = manifest.read_text()
         manifest.write_text(kept + "\n\n")
     try:
-        table, _, notes, _ = inference.score([loose / "new0.jpg"], run, folder=tmp_path / "o", maps=0, progress=False)
+        table, _, notes, _ = inference.score(
+            [loose / "new0.jpg"], run, folder=tmp_path / "o", maps=0, progress=False
+        )
     finally:
         if loss == "gone":
             (folder / "away").rename(folder / "data")
@@ -136,13 +182,17 @@ def test_without_the_cohort_the_column_is_empty_and_a_sentence_says_so(place, lo
             manifest.write_text(kept)
     assert list(table.unlike) == [""]
     assert table.distance.isna().all()
-    assert any("is not known" in note and ("no longer" in note or "have changed" in note) for note in notes)
+    assert any(
+        "is not known" in note and ("no longer" in note or "have changed" in note) for note in notes
+    )
     assert not (run / "embedding.npz").exists()
 
 
 def test_a_slide_is_summed_up_by_blocks(place, tmp_path):
     _, run, _ = place
-    table, summed, notes, _ = inference.score([tiled(tmp_path / "tiles")], run, folder=tmp_path / "out", maps=3, progress=False)
+    table, summed, notes, _ = inference.score(
+        [tiled(tmp_path / "tiles")], run, folder=tmp_path / "out", maps=3, progress=False
+    )
     assert len(table) == 64
     assert table.x.max() == 700
     shares = summed[summed.metric.str.startswith("share of")]
@@ -157,8 +207,15 @@ def test_the_rule_of_a_slide_by_hand():
     def one(*scores):
         probabilities = np.eye(4)[list(scores)]
         table = pd.DataFrame({f"p{k}": probabilities[:, k] for k in range(4)}).assign(
-            slide="A", patch=[f"{i}" for i in range(len(scores))], x=np.nan, y=np.nan, expected=scores, unlike="")
+            slide="A",
+            patch=[f"{i}" for i in range(len(scores))],
+            x=np.nan,
+            y=np.nan,
+            expected=scores,
+            unlike="",
+        )
         return inference.summary(table).set_index("metric")
+
     assert one(*[0] * 9, 3).value["summary score"] == "0"  # 10 % is not more than 10 %
     found = one(*[0] * 8, 2, 3)
     assert found.value["summary score"] == "2+"
@@ -174,7 +231,10 @@ def test_one_pass_gives_the_probabilities_of_predict_and_the_embedding():
     assert embedding.shape == (2, 512)
 
 
-@pytest.mark.parametrize(("written", "says"), [("mine/nothing", "none is finished"), ("nowhere", "not the folder of one finished run")])
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [("mine/nothing", "none is finished"), ("nowhere", "not the folder of one finished run")],
+)
 def test_an_unknown_run_is_a_sentence(place, written, says):
     with pytest.raises(DataError, match=says):
         inference.find_run(written)
@@ -200,13 +260,41 @@ def test_a_slide_is_cut_scored_and_drawn_by_one_command(place, tmp_path, capsys)
 
     image = np.full((512, 512, 3), 235, np.uint8)
     image[128:384, 128:384] = np.random.default_rng(4).integers(60, 200, (256, 256, 3))
-    tifffile.imwrite(tmp_path / "whole.tif", image, tile=(256, 256), photometric="rgb", resolution=(2e4, 2e4), resolutionunit="CENTIMETER")
-    code = cli.main(["score", str(tmp_path / "whole.tif"), "--run", str(place[1]), "--mpp", "0.5", "--side", "128", "--workers", "1",
-                     "--maps", "1", "--out", str(tmp_path / "out")])
+    tifffile.imwrite(
+        tmp_path / "whole.tif",
+        image,
+        tile=(256, 256),
+        photometric="rgb",
+        resolution=(2e4, 2e4),
+        resolutionunit="CENTIMETER",
+    )
+    code = cli.main(
+        [
+            "score",
+            str(tmp_path / "whole.tif"),
+            "--run",
+            str(place[1]),
+            "--mpp",
+            "0.5",
+            "--side",
+            "128",
+            "--workers",
+            "1",
+            "--maps",
+            "1",
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
     said = capsys.readouterr()
     assert code == 0, said.err
     assert "whole: " in said.out
     table = pd.read_csv(tmp_path / "out" / "scores.csv")
-    assert list(zip(table.x, table.y, strict=True)) == [(128, 128), (256, 128), (128, 256), (256, 256)]
+    assert list(zip(table.x, table.y, strict=True)) == [
+        (128, 128),
+        (256, 128),
+        (128, 256),
+        (256, 256),
+    ]
     assert (tmp_path / "out" / "whole_heat.png").exists()
     assert (tmp_path / "out" / "tiles" / "whole" / "overview.png").exists()

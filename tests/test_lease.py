@@ -28,9 +28,14 @@ def test_one_holder_at_a_time_and_numbers_only_grow(tmp_path):
 
 
 def test_of_many_that_try_at_once_one_gets_it(tmp_path):
-    code = f"import time; from her2lib import lease; time.sleep(max(0, {time.time() + 1.5} - time.time())); " \
-           f"got = lease.take({str(tmp_path)!r}); print(got is not None, flush=True); time.sleep(2)"
-    tries = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    code = (
+        f"import time; from her2lib import lease; time.sleep(max(0, {time.time() + 1.5} - time.time())); "
+        f"got = lease.take({str(tmp_path)!r}); print(got is not None, flush=True); time.sleep(2)"
+    )
+    tries = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
     assert sorted(process.communicate()[0].strip() for process in tries) == ["False"] * 5 + ["True"]
 
 
@@ -108,7 +113,9 @@ def test_writers_die_when_their_owner_is_killed(tmp_path):
         print(writer.pid, flush=True)
         time.sleep(1000)
     """
-    owner = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
+    )
     group = int(owner.stdout.readline())
     assert len(members(group)) == 2
     assert lease.take(tmp_path) is None

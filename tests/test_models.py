@@ -27,13 +27,27 @@ def nets():
 
 
 def patches(n, side_px, seed=0):
-    return torch.randint(0, 256, (n, 3, side_px, side_px), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0,
+        256,
+        (n, 3, side_px, side_px),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(seed),
+    )
 
 
 def state_of(net):
-    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in net.modules())
+    hooks = sum(
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+        for m in net.modules()
+    )
     fused = [m.fused_attn for m in net.modules() if hasattr(m, "fused_attn")]
-    return hooks, fused, [m.training for m in net.modules()], [p.grad is None for p in net.parameters()]
+    return (
+        hooks,
+        fused,
+        [m.training for m in net.modules()],
+        [p.grad is None for p in net.parameters()],
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,20 +69,32 @@ def test_the_four_networks_of_the_study_at_224_px(network, millions, grid, chann
     assert tap.features.shape == (1, channels, *grid)
     assert tap.embedding.shape == (1, channels)
     assert (tap.stem is None) if stem is None else tap.stem.shape == stem
-    assert {k: tuple(v.shape[1:]) for k, v in tap.attention.items()} == ({0: tokens, -1: tokens} if tokens else {})
+    assert {k: tuple(v.shape[1:]) for k, v in tap.attention.items()} == (
+        {0: tokens, -1: tokens} if tokens else {}
+    )
     assert (tap.logits - logits).abs().max() < 1e-5
 
 
 def test_vit_b16_is_the_one_of_the_study():
     with torch.device("meta"):
         vit = timm.create_model(models.BACKBONES["vit_b16"], num_classes=4)
-    assert (len(vit.blocks), vit.blocks[0].attn.num_heads, vit.blocks[0].mlp.fc1.out_features) == (12, 12, 3072)
+    assert (len(vit.blocks), vit.blocks[0].attn.num_heads, vit.blocks[0].mlp.fc1.out_features) == (
+        12,
+        12,
+        3072,
+    )
     assert vit.patch_embed.patch_size == (16, 16)
 
 
 @pytest.mark.parametrize(
     ("network", "step_px", "side_px"),
-    [("resnet18", 32, 112), ("resnet18", 32, 384), ("resnet18", 32, 512), ("hybrid", 32, 112), ("hybrid", 32, 512)]
+    [
+        ("resnet18", 32, 112),
+        ("resnet18", 32, 384),
+        ("resnet18", 32, 512),
+        ("hybrid", 32, 112),
+        ("hybrid", 32, 512),
+    ]
     + [("vit_tiny", 16, side_px) for side_px in (112, 224, 384, 512)],
 )
 def test_any_side_length(network, step_px, side_px):
@@ -88,7 +114,10 @@ def test_tap_agrees_with_forward_and_leaves_nothing_behind(nets):
         assert state_of(net) == before
         assert sorted(tap.attention) == list(range(net.layers))
         for attention in tap.attention.values():
-            assert attention.shape[1:] == (net.heads, *2 * (net.prefix_tokens + net.grid[0] * net.grid[1],))
+            assert attention.shape[1:] == (
+                net.heads,
+                *2 * (net.prefix_tokens + net.grid[0] * net.grid[1],),
+            )
             assert torch.allclose(attention.sum(-1), torch.ones(()), atol=1e-5)
 
 
@@ -109,7 +138,9 @@ def test_attention_is_the_softmax_of_queries_and_keys(nets):
     with torch.no_grad():
         tokens = net.backbone.norm_pre(net.backbone._pos_embed(net.backbone.patch_embed(x)))
         block = net.backbone.blocks[0]
-        parts = block.attn.qkv(block.norm1(tokens))[0].reshape(-1, 3, 3, 64)  # (T,3*heads*64) -> (T,3,heads,64)
+        parts = block.attn.qkv(block.norm1(tokens))[0].reshape(
+            -1, 3, 3, 64
+        )  # (T,3*heads*64) -> (T,3,heads,64)
         query, key, _ = parts.permute(1, 2, 0, 3)
         wanted = (query @ key.mT / 8).softmax(-1)
         assert torch.allclose(net.tap(x, attention=(0,)).attention[0][0], wanted, atol=1e-6)
@@ -128,7 +159,9 @@ def test_logits_can_be_differentiated_by_features_and_attention(nets, network):
     net = nets[network]
     tap = net.tap(models.normalise(patches(2, 64), net), attention=(0, -1))
     sought = [tap.features, *tap.attention.values()]
-    assert all(gradient.abs().max() > 0 for gradient in torch.autograd.grad(tap.logits[:, 1].sum(), sought))
+    assert all(
+        gradient.abs().max() > 0 for gradient in torch.autograd.grad(tap.logits[:, 1].sum(), sought)
+    )
     assert all(p.grad is None for p in net.parameters())
 
 
@@ -143,11 +176,23 @@ def test_features_are_the_tokens_entering_the_last_block(nets):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (lambda nets: models.create("resnet81", side_px=64, weights="none"), "Did you mean 'resnet18'"),
+        (
+            lambda nets: models.create("resnet81", side_px=64, weights="none"),
+            "Did you mean 'resnet18'",
+        ),
         (lambda nets: models.create("vit_tiny", side_px=100, weights="none"), "multiple of 16"),
-        (lambda nets: models.create("resnet18", side_px=64, weights="no.safetensors"), "not a weights file"),
-        (lambda nets: nets["resnet18"].tap(torch.zeros(1, 3, 64, 64), attention=(0,)), "no attention"),
-        (lambda nets: nets["vit_tiny"].tap(torch.zeros(1, 3, 64, 64), attention=(12,)), "layers 0 to 11"),
+        (
+            lambda nets: models.create("resnet18", side_px=64, weights="no.safetensors"),
+            "not a weights file",
+        ),
+        (
+            lambda nets: nets["resnet18"].tap(torch.zeros(1, 3, 64, 64), attention=(0,)),
+            "no attention",
+        ),
+        (
+            lambda nets: nets["vit_tiny"].tap(torch.zeros(1, 3, 64, 64), attention=(12,)),
+            "layers 0 to 11",
+        ),
         (lambda nets: nets["vit_tiny"](torch.zeros(1, 3, 32, 32)), "created for side_px=64"),
     ],
 )
@@ -159,7 +204,10 @@ def test_errors_are_sentences_with_the_remedy(nets, wrong, words):
 def test_the_seed_decides_and_the_callers_chance_is_untouched():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    a, b, c = (models.create("resnet18", side_px=64, weights="none", seed=seed).backbone.fc.weight for seed in (1, 1, 2))
+    a, b, c = (
+        models.create("resnet18", side_px=64, weights="none", seed=seed).backbone.fc.weight
+        for seed in (1, 1, 2)
+    )
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -175,14 +223,18 @@ def test_rebuild_keeps_the_weights_and_changes_the_options(nets):
 
 def test_normalise_uses_the_mean_of_the_weights(nets):
     white = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
-    assert torch.allclose(models.normalise(white, nets["vit_tiny"]), torch.ones(()))  # (1 - 0.5) / 0.5
+    assert torch.allclose(
+        models.normalise(white, nets["vit_tiny"]), torch.ones(())
+    )  # (1 - 0.5) / 0.5
     found = models.normalise(white, nets["resnet18"])[0, :, 0, 0]
     assert torch.allclose(found, torch.tensor([0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225]))
 
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    monkeypatch.setattr(models.hub, "ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody answers
+    monkeypatch.setattr(
+        models.hub, "ENDPOINT", "http://127.0.0.1:9"
+    )  # the discard port: nobody answers
     monkeypatch.setattr(models.hub, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(models.hub, "HF_HUB_OFFLINE", False)
     return tmp_path
@@ -190,7 +242,9 @@ def offline(monkeypatch, tmp_path):
 
 def test_offline_imagenet_is_one_sentence_with_the_remedy(offline):
     for network in ("resnet18", "hybrid"):
-        with pytest.raises(OSError, match=r"not in the cache folder .*FILE.safetensors\", or weights=\"none\"") as caught:
+        with pytest.raises(
+            OSError, match=r"not in the cache folder .*FILE.safetensors\", or weights=\"none\""
+        ) as caught:
             models.create(network, side_px=64)
         assert "\n" not in str(caught.value)
     assert models.hub.HF_HUB_OFFLINE is False
@@ -205,7 +259,9 @@ def test_imagenet_comes_from_the_cache_folder_when_offline(offline):
     save_file(theirs.state_dict(), cache / "snapshots" / "abc" / "model.safetensors")
     net, hybrid = (models.create(name, side_px=64) for name in ("resnet18", "hybrid"))
     assert torch.equal(net.backbone.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight)
-    assert torch.equal(hybrid.backbone.patch_embed.backbone.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight)
+    assert torch.equal(
+        hybrid.backbone.patch_embed.backbone.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight
+    )
     assert net.backbone.fc.weight.shape == (4, 512)
 
 
@@ -236,7 +292,10 @@ class TestFiles:
         state = nets["resnet18"].state_dict()
         state["backbone.layer1.0.conv1.weight"] = torch.zeros(8, 64, 3, 3)
         save_file(state, tmp_path / "odd.safetensors")
-        with pytest.raises(ValueError, match=r"layer1.0.conv1.weight is \(8, 64, 3, 3\) in the file and \(64, 64, 3, 3\)"):
+        with pytest.raises(
+            ValueError,
+            match=r"layer1.0.conv1.weight is \(8, 64, 3, 3\) in the file and \(64, 64, 3, 3\)",
+        ):
             models.create("resnet18", side_px=64, weights=tmp_path / "odd.safetensors")
 
     def test_a_missing_weight_and_a_foreign_file_are_refused(self, nets, tmp_path):
@@ -271,18 +330,32 @@ class TestFiles:
 class TestProbe:
     def test_features_are_the_encoders_own_and_computed_once(self, tmp_path, monkeypatch):
         images = patches(3, 48)
-        first = models.probe("vit_tiny_patch16_224", images, folder=tmp_path, weights="none", progress=False)
+        first = models.probe(
+            "vit_tiny_patch16_224", images, folder=tmp_path, weights="none", progress=False
+        )
         with torch.random.fork_rng():
             torch.manual_seed(0)
             encoder = timm.create_model("vit_tiny_patch16_224", num_classes=0).eval()
-        larger = torch.nn.functional.interpolate(images.float() / 255, (224, 224), mode="bilinear", antialias=True)
+        larger = torch.nn.functional.interpolate(
+            images.float() / 255, (224, 224), mode="bilinear", antialias=True
+        )
         with torch.no_grad():
-            assert np.allclose(first, encoder(larger * 2 - 1).numpy(), atol=0.05)  # resized as uint8, so within a grey level
+            assert np.allclose(
+                first, encoder(larger * 2 - 1).numpy(), atol=0.05
+            )  # resized as uint8, so within a grey level
         monkeypatch.setattr(models.timm, "create_model", None)
-        again = models.probe("vit_tiny_patch16_224", images, folder=tmp_path, weights="none", progress=False)
+        again = models.probe(
+            "vit_tiny_patch16_224", images, folder=tmp_path, weights="none", progress=False
+        )
         assert np.array_equal(first, again)
         with pytest.raises(TypeError):  # other patches, so the encoder is needed again
-            models.probe("vit_tiny_patch16_224", patches(3, 48, seed=1), folder=tmp_path, weights="none", progress=False)
+            models.probe(
+                "vit_tiny_patch16_224",
+                patches(3, 48, seed=1),
+                folder=tmp_path,
+                weights="none",
+                progress=False,
+            )
         assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
 
     @pytest.mark.parametrize("head", ["logistic", "ordinal"])
@@ -302,12 +375,20 @@ class TestProbe:
         assert np.allclose(answer[:, 3], 0)
         assert np.allclose(answer.sum(1), 1, atol=1e-6)
 
-    def test_on_real_patches_each_core_is_scored_by_a_head_that_never_saw_it(self, tmp_path, capsys):
+    def test_on_real_patches_each_core_is_scored_by_a_head_that_never_saw_it(
+        self, tmp_path, capsys
+    ):
         if not (REAL / "manifest.csv").is_file():
             pytest.skip("the real patches are not here")
         rows = pd.read_csv(REAL / "manifest.csv")
-        pictures = [np.asarray(Image.open(REAL / path).convert("RGB").resize((96, 96))) for path in rows.path]
-        images, score = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), np.array([parse(word) for word in rows.score])
+        pictures = [
+            np.asarray(Image.open(REAL / path).convert("RGB").resize((96, 96)))
+            for path in rows.path
+        ]
+        images, score = (
+            torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2),
+            np.array([parse(word) for word in rows.score]),
+        )
         features = models.probe("resnet18", images, folder=tmp_path, weights="none", progress=False)
         answer = np.full((len(rows), 4), np.nan)
         for core in rows.slide.unique():
@@ -315,9 +396,13 @@ class TestProbe:
             answer[out] = models.probe_head(features[~out], score[~out])(features[out])
         assert np.allclose(answer.sum(1), 1, atol=1e-6)
         right = (answer.argmax(1) == score).mean()
-        with capsys.disabled():  # what it honestly gets from random weights, and no bar: eight cores decide nothing
-            print(f"\nreal patches, leave one core out, frozen random ResNet18: {right:.0%} of {len(rows)} right, "
-                  f"always the commonest score {np.bincount(score).max() / len(score):.0%}")
+        with (
+            capsys.disabled()
+        ):  # what it honestly gets from random weights, and no bar: eight cores decide nothing
+            print(
+                f"\nreal patches, leave one core out, frozen random ResNet18: {right:.0%} of {len(rows)} right, "
+                f"always the commonest score {np.bincount(score).max() / len(score):.0%}"
+            )
 
     def test_an_unknown_head_is_refused(self):
         with pytest.raises(ValueError, match="Did you mean 'ordinal'"):

@@ -83,7 +83,9 @@ class TestLayouts:
 
     def test_phantom_csv_supplies_slide_patient_mpp_and_readings(self, tmp_path):
         bci(tmp_path, train=4, test=0)
-        (tmp_path / "phantom.csv").write_text("name,slide,patient,mpp,rater_a,other\n00001_train_1+.png,S1,P1,0.5,2+,x\n")
+        (tmp_path / "phantom.csv").write_text(
+            "name,slide,patient,mpp,rater_a,other\n00001_train_1+.png,S1,P1,0.5,2+,x\n"
+        )
         table, problems = read(tmp_path)
         row = table[table.name == "00001_train_1+.png"].iloc[0]
         assert (row.slide, row.patient, row.mpp, row.rater_a) == ("S1", "P1", 0.5, 2)
@@ -104,12 +106,24 @@ class TestLayouts:
         assert table.name.is_unique
 
     def test_manifest_with_every_column(self, tmp_path):
-        manifest(tmp_path, "a.png,0,s1,p1,0.25,train,1+,", "b.png,3+,s2,p2,0.5,test,,3",
-                 head="path,score,slide,patient,mpp,set,rater_x,rater_y")
+        manifest(
+            tmp_path,
+            "a.png,0,s1,p1,0.25,train,1+,",
+            "b.png,3+,s2,p2,0.5,test,,3",
+            head="path,score,slide,patient,mpp,set,rater_x,rater_y",
+        )
         table, problems = read(tmp_path / "manifest.csv")
         assert problems.empty
-        expected = {"name": ["a.png", "b.png"], "score": [0, 3], "slide": ["s1", "s2"], "patient": ["p1", "p2"],
-                    "mpp": [0.25, 0.5], "set": ["train", "test"], "rater_x": [1, -1], "rater_y": [-1, 3]}
+        expected = {
+            "name": ["a.png", "b.png"],
+            "score": [0, 3],
+            "slide": ["s1", "s2"],
+            "patient": ["p1", "p2"],
+            "mpp": [0.25, 0.5],
+            "set": ["train", "test"],
+            "rater_x": [1, -1],
+            "rater_y": [-1, 3],
+        }
         assert {column: list(table[column]) for column in expected} == expected
 
     def test_the_real_patches(self):
@@ -122,16 +136,19 @@ class TestLayouts:
 
 
 class TestManifestText:
-    @pytest.mark.parametrize(("text", "encoding"), [
-        ("path,score\na.png,1+\n", "utf-8-sig"),
-        ("path;score;mpp\na.png;1+;0,25\n", "utf-8"),
-        ("path\tscore\na.png\t1+\n", "utf-8"),
-        ("path,score\r\na.png,1+\r\n", "utf-8"),
-        ('"path","score"\n"a.png","1+"\n', "utf-8"),
-        (" Path , SCORE \n a.png , 1+ \n", "utf-8"),
-        ("path,score,remark\na.png,1+,\"two\nlines, one comma\"\n", "utf-8"),
-        ("path,score\na.png,1+", "utf-8"),
-    ])
+    @pytest.mark.parametrize(
+        ("text", "encoding"),
+        [
+            ("path,score\na.png,1+\n", "utf-8-sig"),
+            ("path;score;mpp\na.png;1+;0,25\n", "utf-8"),
+            ("path\tscore\na.png\t1+\n", "utf-8"),
+            ("path,score\r\na.png,1+\r\n", "utf-8"),
+            ('"path","score"\n"a.png","1+"\n', "utf-8"),
+            (" Path , SCORE \n a.png , 1+ \n", "utf-8"),
+            ('path,score,remark\na.png,1+,"two\nlines, one comma"\n', "utf-8"),
+            ("path,score\na.png,1+", "utf-8"),
+        ],
+    )
     def test_every_way_of_writing_it(self, tmp_path, text, encoding):
         picture(tmp_path / "a.png", 0)
         (tmp_path / "manifest.csv").write_bytes(text.encode(encoding))
@@ -140,7 +157,10 @@ class TestManifestText:
         assert (table.name[0], table.score[0]) == ("a.png", 1)
         assert "mpp" not in text or table.mpp[0] == 0.25
 
-    @pytest.mark.parametrize("name", ["two words.png", "größe µ.png", "組織.png", "#1 & 100%.png", "sub folder/é.png", "NA.png"])
+    @pytest.mark.parametrize(
+        "name",
+        ["two words.png", "größe µ.png", "組織.png", "#1 & 100%.png", "sub folder/é.png", "NA.png"],
+    )
     def test_spaces_and_unicode_in_names(self, tmp_path, name):
         table, problems = read(manifest(tmp_path, f"{name},2+"))
         assert problems.empty
@@ -148,16 +168,21 @@ class TestManifestText:
 
     def test_the_other_unicode_form_and_backslashes_find_the_file(self, tmp_path):
         picture(tmp_path / "sub" / unicodedata.normalize("NFC", "é.png"), 0)
-        (tmp_path / "manifest.csv").write_text(f"path,score\nsub\\{unicodedata.normalize('NFD', 'é.png')},0\n", encoding="utf-8")
+        (tmp_path / "manifest.csv").write_text(
+            f"path,score\nsub\\{unicodedata.normalize('NFD', 'é.png')},0\n", encoding="utf-8"
+        )
         assert len(read(tmp_path)[0]) == 1
 
-    @pytest.mark.parametrize(("data", "says"), [
-        (b"path,score\ngr\xf6sse.png,1+\n", "UTF-8"),
-        (b"", "no table"),
-        (b"path,score\n", "lists no patches"),
-        (b"path,label\na.png,1+\n", "no column 'score'"),
-        (b"path,score\na.png,1+,s,t,u\nb.png,1+\n\"open", "no table"),
-    ])
+    @pytest.mark.parametrize(
+        ("data", "says"),
+        [
+            (b"path,score\ngr\xf6sse.png,1+\n", "UTF-8"),
+            (b"", "no table"),
+            (b"path,score\n", "lists no patches"),
+            (b"path,label\na.png,1+\n", "no column 'score'"),
+            (b'path,score\na.png,1+,s,t,u\nb.png,1+\n"open', "no table"),
+        ],
+    )
     def test_what_is_no_manifest_is_one_sentence(self, tmp_path, data, says):
         (tmp_path / "manifest.csv").write_bytes(data)
         with pytest.raises(DataError, match=says) as error:
@@ -165,8 +190,10 @@ class TestManifestText:
         assert "manifest.csv" in str(error.value)
         assert "\n" not in str(error.value)
 
-    @pytest.mark.parametrize(("column", "meant"), [
-        ("slide_id", "slide"), ("case", "patient"), ("rater1", "rater_"), ("split", "set")])
+    @pytest.mark.parametrize(
+        ("column", "meant"),
+        [("slide_id", "slide"), ("case", "patient"), ("rater1", "rater_"), ("split", "set")],
+    )
     def test_a_column_that_nearly_is_one_is_told(self, tmp_path, column, meant):
         _, problems = read(manifest(tmp_path, "a.png,0,x", head=f"path,score,{column}"))
         assert meant in one(problems, repr(column)).remedy
@@ -184,15 +211,32 @@ class TestManifestText:
 
 
 class TestProblems:
-    @pytest.mark.parametrize(("row", "says"), [
-        ("a.png,4+", "'4+' is not a HER2 score"), ("a.png,x", "'x' is not a HER2 score"), ("a.png,-1", "not a HER2 score"),
-        ("gone/../a.png,0", "no such file"), (",0", "no such file"), ("a.png,0,lunch", "'lunch' is not a set"),
-        ("a.png,0,train,250", "no pixel size"), ("a.png,0,train,-0.25", "no pixel size"), ("a.png,0,train,nan", "no pixel size"),
-        ("a.png,0,train,inf", "no pixel size"), ("a.png,0,train,wide", "no pixel size"),
-    ])
+    @pytest.mark.parametrize(
+        ("row", "says"),
+        [
+            ("a.png,4+", "'4+' is not a HER2 score"),
+            ("a.png,x", "'x' is not a HER2 score"),
+            ("a.png,-1", "not a HER2 score"),
+            ("gone/../a.png,0", "no such file"),
+            (",0", "no such file"),
+            ("a.png,0,lunch", "'lunch' is not a set"),
+            ("a.png,0,train,250", "no pixel size"),
+            ("a.png,0,train,-0.25", "no pixel size"),
+            ("a.png,0,train,nan", "no pixel size"),
+            ("a.png,0,train,inf", "no pixel size"),
+            ("a.png,0,train,wide", "no pixel size"),
+        ],
+    )
     def test_a_bad_row_is_an_error_and_the_good_one_stays(self, tmp_path, row, says):
         picture(tmp_path / "a.png", 9)
-        table, problems = read(manifest(tmp_path, "good.png,1+,,", row + "," * (3 - row.count(",")), head="path,score,set,mpp"))
+        table, problems = read(
+            manifest(
+                tmp_path,
+                "good.png,1+,,",
+                row + "," * (3 - row.count(",")),
+                head="path,score,set,mpp",
+            )
+        )
         assert list(table.name) == ["good.png"]
         found = one(problems, says)
         assert found.severity == "error"
@@ -208,7 +252,9 @@ class TestProblems:
         assert list(table.rater_a) == [-1]
         assert one(problems, "'4+' by rater_a").severity == "warning"
 
-    @pytest.mark.parametrize("name", ["00007_train.png", "00007_train_4+.png", "picture.png", "00007_train_.png"])
+    @pytest.mark.parametrize(
+        "name", ["00007_train.png", "00007_train_4+.png", "picture.png", "00007_train_.png"]
+    )
     def test_names_without_a_score(self, tmp_path, name):
         picture(bci(tmp_path) / "IHC" / "train" / name, 99)
         table, problems = read(tmp_path)
@@ -231,7 +277,9 @@ class TestProblems:
 
     def test_the_same_bytes_in_train_and_test_leave_training(self, tmp_path):
         bci(tmp_path, he=False)
-        shutil.copy(tmp_path / "IHC/test/00001_test_1+.png", tmp_path / "IHC/train/00001_train_1+.png")
+        shutil.copy(
+            tmp_path / "IHC/test/00001_test_1+.png", tmp_path / "IHC/train/00001_train_1+.png"
+        )
         table, problems = read(tmp_path)
         assert table.set.value_counts().to_dict() == {"train": 7, "test": 4}
         found = one(problems, "which is in the test set")
@@ -239,7 +287,9 @@ class TestProblems:
 
     def test_the_same_bytes_with_two_scores_are_both_left_out(self, tmp_path):
         bci(tmp_path, he=False)
-        shutil.copy(tmp_path / "IHC/train/00001_train_1+.png", tmp_path / "IHC/train/00002_train_2+.png")
+        shutil.copy(
+            tmp_path / "IHC/train/00001_train_1+.png", tmp_path / "IHC/train/00002_train_2+.png"
+        )
         table, problems = read(tmp_path)
         assert len(table) == 10
         torn = problems[problems.problem.str.contains("with the scores 1\\+ and 2\\+")]
@@ -257,7 +307,12 @@ class TestProblems:
         root.mkdir()
         (root / "link.png").symlink_to(outside)
         (root / "door").symlink_to(outside.parent)
-        path = {"dots": "../out/secret.png", "absolute": str(outside), "link": "link.png", "folder link": "door/secret.png"}[way]
+        path = {
+            "dots": "../out/secret.png",
+            "absolute": str(outside),
+            "link": "link.png",
+            "folder link": "door/secret.png",
+        }[way]
         table, problems = read(manifest(root, f"{path},0"))
         assert table.empty
         assert one(problems, "leaves the folder").severity == "error"
@@ -300,7 +355,9 @@ class TestProblems:
         assert (problems.severity == "warning").all()
 
     def test_given_sets_that_cut_a_slide_are_told(self, tmp_path):
-        _, problems = read(manifest(tmp_path, "a.png,0,s1,train", "b.png,0,s1,test", head="path,score,slide,set"))
+        _, problems = read(
+            manifest(tmp_path, "a.png,0,s1,train", "b.png,0,s1,test", head="path,score,slide,set")
+        )
         assert "test and train" in one(problems, "slide s1 stands in").problem
 
     def test_control_signs_in_a_name_cannot_reach_the_terminal(self, tmp_path):
@@ -321,8 +378,14 @@ class TestProblems:
         assert problems.to_csv().encode()
         assert one(problems, "not Unicode").file == "0/\\udcff.png"
 
-    @pytest.mark.parametrize("make", [
-        lambda root: None, lambda root: (root / "IHC" / "train").mkdir(parents=True), lambda root: picture(root / "a.png", 0)])
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda root: None,
+            lambda root: (root / "IHC" / "train").mkdir(parents=True),
+            lambda root: picture(root / "a.png", 0),
+        ],
+    )
     def test_a_folder_without_patches_is_one_sentence_that_shows_the_layouts(self, tmp_path, make):
         make(tmp_path)
         with pytest.raises(DataError, match=r"holds no patches: expected a manifest\.csv"):
@@ -352,7 +415,9 @@ def plant(root):
     sound[4].convert("RGBA").save(bad(4, "transparency"))
     sound[5].quantize(16).save(bad(5, "palette"))
     sound[6].convert("L").save(bad(6, "grey"))
-    Image.fromarray(np.asarray(sound[7].convert("L")).astype(np.uint16) * 256).save(bad(7, "grey (I;16)"))
+    Image.fromarray(np.asarray(sound[7].convert("L")).astype(np.uint16) * 256).save(
+        bad(7, "grey (I;16)")
+    )
     sound[8].convert("CMYK").save(bad(8, "CMYK"), format="JPEG")
     exif = Image.Exif()
     exif[0x0112] = 3
@@ -364,8 +429,12 @@ def plant(root):
     (train / names[13]).rename(train / "00013.png")
     planted["IHC/train/00013.png"] = "no score in the name"
     shutil.copy(train / names[14], train / f"00030_train_{names[14].rsplit('_')[-1]}")
-    planted[f"IHC/train/00030_train_{names[14].rsplit('_')[-1]}"] = f"the same bytes as IHC/train/{names[14]}"
-    shutil.copy(test / "00000_test_0.png", bad(15, "in the test set").with_name("00015_train_0.png"))
+    planted[f"IHC/train/00030_train_{names[14].rsplit('_')[-1]}"] = (
+        f"the same bytes as IHC/train/{names[14]}"
+    )
+    shutil.copy(
+        test / "00000_test_0.png", bad(15, "in the test set").with_name("00015_train_0.png")
+    )
     planted["IHC/train/00015_train_0.png"] = planted.pop(f"IHC/train/{names[15]}")
     (train / names[15]).unlink()
     shutil.copy(train / names[16], bad(17, "the scores"))
@@ -390,12 +459,19 @@ def test_twenty_planted_faults_are_all_listed_and_nothing_is_written(tmp_path):
         hits = problems[(problems.file == file) & problems.problem.str.contains(words, regex=False)]
         assert len(hits) == 1, f"{file}: {words}\n{problems.to_string()}"
         assert hits.iloc[0].remedy
-    known = {*planted, "IHC/train/00012_train_4+.png", "IHC/train/00013.png", "IHC/train/00015_train_0.png"}
+    known = {
+        *planted,
+        "IHC/train/00012_train_4+.png",
+        "IHC/train/00013.png",
+        "IHC/train/00015_train_0.png",
+    }
     extra = problems[~problems.file.isin(known) & ~problems.problem.str.contains("HE p")]
     assert extra.empty, extra.to_string()  # no false alarm
     assert sorted(str(p) for p in root.rglob("*")) == before
     assert counts.loc["test", "all"] == 4
-    assert counts.loc["train", "all"] == 24 - 14  # planted: 14 errors among them, 5 warnings that leave the patch in
+    assert (
+        counts.loc["train", "all"] == 24 - 14
+    )  # planted: 14 errors among them, 5 warnings that leave the patch in
 
 
 def test_stop_on_errors_names_the_first_file_the_count_and_the_remedy(tmp_path):
@@ -410,8 +486,21 @@ def test_stop_on_errors_names_the_first_file_the_count_and_the_remedy(tmp_path):
 def test_patches_take():
     images = torch.arange(5 * 3 * 2 * 2, dtype=torch.uint8).view(5, 3, 2, 2)
     words = np.array(list("abcde"), object)
-    cohort = Patches(images=images, score=np.arange(5) % 4, slide=words, patient=words, name=words, mpp=np.arange(5) / 4)
-    for rows in (np.array([3, 1]), np.array([False, True, False, True, False]), slice(1, 4), [4], []):
+    cohort = Patches(
+        images=images,
+        score=np.arange(5) % 4,
+        slide=words,
+        patient=words,
+        name=words,
+        mpp=np.arange(5) / 4,
+    )
+    for rows in (
+        np.array([3, 1]),
+        np.array([False, True, False, True, False]),
+        slice(1, 4),
+        [4],
+        [],
+    ):
         part = cohort.take(rows)
         place = np.arange(5)[rows]
         assert len(part) == len(place)

@@ -22,7 +22,18 @@ from her2lib.scores import SCORES
 REAL = Path(__file__).parents[2] / "shared" / "real"
 OFF = dict.fromkeys(phantom.MISLEADERS, False)
 SMALL = dict(side_px=256, mpp=0.5)
-SET = dict(patches=10, slides=5, side_px=48, mpp=2.0, seed=3, truth=True, he=True, external=6, raters=3, progress=False)
+SET = dict(
+    patches=10,
+    slides=5,
+    side_px=48,
+    mpp=2.0,
+    seed=3,
+    truth=True,
+    he=True,
+    external=6,
+    raters=3,
+    progress=False,
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +73,9 @@ def table(*rows):
     return pd.DataFrame(rows, columns=["intensity", "completeness", "invasive"])
 
 
-@pytest.mark.parametrize("seeds", [range(200), pytest.param(range(200, 1000), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "seeds", [range(200), pytest.param(range(200, 1000), marks=pytest.mark.slow)]
+)
 def test_the_score_of_a_thousand_phantoms_is_the_same_by_a_second_implementation(seeds):
     found = []
     for seed in seeds:
@@ -74,10 +87,20 @@ def test_the_score_of_a_thousand_phantoms_is_the_same_by_a_second_implementation
 
 @pytest.mark.parametrize(
     ("stained", "intensity", "completeness", "score"),
-    [(10, 0.9, 1, 0), (11, 0.9, 1, 3), (11, 0.4, 1, 2), (11, 0.9, 0.6, 1), (11, 0.1, 0.3, 1), (11, 0.02, 1, 0), (0, 0, 0, 0)],
+    [
+        (10, 0.9, 1, 0),
+        (11, 0.9, 1, 3),
+        (11, 0.4, 1, 2),
+        (11, 0.9, 0.6, 1),
+        (11, 0.1, 0.3, 1),
+        (11, 0.02, 1, 0),
+        (0, 0, 0, 0),
+    ],
 )
 def test_more_than_ten_percent_of_the_cells_decide(stained, intensity, completeness, score):
-    cells = table(*[(intensity, completeness, True)] * stained, *[(0.0, 0.0, True)] * (100 - stained))
+    cells = table(
+        *[(intensity, completeness, True)] * stained, *[(0.0, 0.0, True)] * (100 - stained)
+    )
     assert phantom.score_of_cells(cells) == by_hand(cells) == score
 
 
@@ -119,7 +142,10 @@ def test_masks_have_the_patch_shape_and_lie_where_they_should(strong):
 
 def test_dab_lies_on_the_membranes_and_haematoxylin_in_the_nuclei(strong):
     red, blue = (strong.image[..., c].astype(float) for c in (0, 2))
-    membrane, inner = strong.masks["membrane"], strong.masks["tumour"] & ~strong.masks["membrane"] & ~strong.masks["nucleus"]
+    membrane, inner = (
+        strong.masks["membrane"],
+        strong.masks["tumour"] & ~strong.masks["membrane"] & ~strong.masks["nucleus"],
+    )
     assert (red - blue)[membrane].mean() > (red - blue)[inner].mean() + 15
     nucleus = strong.masks["nucleus"] & strong.masks["stroma"]
     assert red[nucleus].mean() < red[strong.masks["stroma"] & ~nucleus].mean() - 5
@@ -149,7 +175,10 @@ def test_in_a_score_0_patch_every_invasive_cell_decides():
 
 
 def test_stain_grows_with_the_score():
-    brown = [np.mean([_brown(phantom.patch(seed, score=score, **SMALL, **OFF)) for seed in range(5)]) for score in range(4)]
+    brown = [
+        np.mean([_brown(phantom.patch(seed, score=score, **SMALL, **OFF)) for seed in range(5)])
+        for score in range(4)
+    ]
     assert brown == sorted(brown)
     assert brown[3] > 3 * brown[1]
 
@@ -159,14 +188,24 @@ def _brown(made):
     return np.clip(red - blue, 0, None)[made.masks["tumour"]].mean()
 
 
-@pytest.mark.parametrize("name", [n for n in phantom.MISLEADERS if n not in ("clones", "in_situ", "edge")])
+@pytest.mark.parametrize(
+    "name", [n for n in phantom.MISLEADERS if n not in ("clones", "in_situ", "edge")]
+)
 def test_a_misleader_can_be_switched_on_is_recorded_and_shows(name):
     drawn = phantom.slide(2, score=1)
     at = phantom.place(0, drawn, side_um=256, score=1, **OFF)
-    plain, misled = (phantom.patch(0, slide=drawn, at_um=at, side_px=256, mpp=1.0, **(OFF | more)) for more in ({}, {name: True}))
+    plain, misled = (
+        phantom.patch(0, slide=drawn, at_um=at, side_px=256, mpp=1.0, **(OFF | more))
+        for more in ({}, {name: True})
+    )
     assert not any(plain.misleaders.values())
     if not misled.misleaders[name]:
-        assert name in ("necrosis", "haemosiderin", "folds", "crushed")  # these need their tissue, which a window may lack
+        assert name in (
+            "necrosis",
+            "haemosiderin",
+            "folds",
+            "crushed",
+        )  # these need their tissue, which a window may lack
         assert (plain.image == misled.image).all()
     else:
         assert (plain.image != misled.image).any()
@@ -175,7 +214,12 @@ def test_a_misleader_can_be_switched_on_is_recorded_and_shows(name):
 
 def test_edge_stain_needs_an_edge():
     drawn = phantom.slide(2, score=0)
-    how = dict(slide=replace(drawn, core_um=100.0, core_at=(0.0, 0.0)), at_um=(-128, -128), side_px=256, mpp=1.0)
+    how = dict(
+        slide=replace(drawn, core_um=100.0, core_at=(0.0, 0.0)),
+        at_um=(-128, -128),
+        side_px=256,
+        mpp=1.0,
+    )
     plain, misled = (phantom.patch(0, **how, **(OFF | {"edge": edge})) for edge in (False, True))
     rim, middle = np.zeros((2, 256, 256), bool)
     far = np.hypot(*(np.indices((256, 256)) - 127.5))
@@ -185,13 +229,19 @@ def test_edge_stain_needs_an_edge():
 
 
 def test_blush_in_a_score_0_patch_browns_the_tumour_without_changing_the_score():
-    plain, misled = (phantom.patch(41, score=0, **SMALL, **(OFF | {"blush": level})) for level in (False, True))
+    plain, misled = (
+        phantom.patch(41, score=0, **SMALL, **(OFF | {"blush": level})) for level in (False, True)
+    )
     assert plain.score == misled.score == 0
     assert _brown(misled) > _brown(plain) + 5
 
 
 def test_two_clones_stain_differently():
-    made = next(p for p in (unpainted(s, score=3, side_px=512, clones=True)[1] for s in range(40)) if p.clone.nunique() == 2)
+    made = next(
+        p
+        for p in (unpainted(s, score=3, side_px=512, clones=True)[1] for s in range(40))
+        if p.clone.nunique() == 2
+    )
     means = made[made.invasive].groupby("clone").intensity.mean()
     assert abs(means[0] - means[1]) > 0.1
 
@@ -204,7 +254,9 @@ def test_a_misspelt_misleader_is_named():
 def test_windows_that_overlap_show_the_same_tissue():
     drawn = phantom.slide(4, score=2)
     x, y = phantom.place(0, drawn, side_um=192, score=2, **OFF)
-    one, two = (phantom.patch(0, slide=drawn, at_um=(x + dx, y), side_px=384, **OFF) for dx in (0, 96))
+    one, two = (
+        phantom.patch(0, slide=drawn, at_um=(x + dx, y), side_px=384, **OFF) for dx in (0, 96)
+    )
     left, right = np.s_[40:-40, 192 + 40 : -40], np.s_[40:-40, 40 : 192 - 40]
     for name in ("tumour", "stroma", "nucleus"):
         same = (one.masks[name][left] == two.masks[name][right]).mean()
@@ -231,12 +283,17 @@ def test_noise_is_the_same_wherever_a_window_lies():
     a = tissue.noise(1, 2, np.arange(0, 100.0), np.arange(0, 80.0), 12.0)
     b = tissue.noise(1, 2, np.arange(30, 100.0), np.arange(20, 80.0), 12.0)
     assert np.allclose(a[20:, 30:], b, atol=1e-4)
-    assert tissue.noise(1, 2, np.arange(4000.0), np.arange(500.0), 12.0).std() == pytest.approx(1, abs=0.15)
+    assert tissue.noise(1, 2, np.arange(4000.0), np.arange(500.0), 12.0).std() == pytest.approx(
+        1, abs=0.15
+    )
 
 
 def contents(folder):
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +319,16 @@ def test_the_folder_has_the_shape_of_bci(folder):
 
 def test_the_external_site_is_another_laboratory_with_raters(folder):
     rows = pd.read_csv(folder / "external" / "manifest.csv")
-    assert list(rows) == ["path", "score", "slide", "patient", "mpp", "rater_a", "rater_b", "rater_c"]
+    assert list(rows) == [
+        "path",
+        "score",
+        "slide",
+        "patient",
+        "mpp",
+        "rater_a",
+        "rater_b",
+        "rater_c",
+    ]
     assert len(rows) == 6
     assert all((folder / "external" / path).exists() for path in rows.path)
     assert set(rows.rater_a.astype(str)) <= set(SCORES)
@@ -281,8 +347,12 @@ def test_truth_lies_beside_the_patches(folder):
 def test_every_second_patch_of_a_slide_touches_the_one_before(folder):
     rows = pd.read_csv(folder / "phantom.csv")
     for _, mine in rows.groupby("slide"):
-        for first, second in zip(mine.iloc[::2].itertuples(), mine.iloc[1::2].itertuples(), strict=False):
-            assert abs(first.x_um - second.x_um) + abs(first.y_um - second.y_um) == pytest.approx(96)
+        for first, second in zip(
+            mine.iloc[::2].itertuples(), mine.iloc[1::2].itertuples(), strict=False
+        ):
+            assert abs(first.x_um - second.x_um) + abs(first.y_um - second.y_um) == pytest.approx(
+                96
+            )
 
 
 def test_a_complete_folder_is_left_alone_and_other_settings_are_refused(folder):
@@ -317,14 +387,25 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(folder, tmp_path):
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
     assert not (target / "phantom.json").exists()
-    left = target / "IHC" / "train" / ".half.png.1.part"  # what a process killed while writing leaves
+    left = (
+        target / "IHC" / "train" / ".half.png.1.part"
+    )  # what a process killed while writing leaves
     left.write_bytes(b"half")
     phantom.write(target, workers=1, **SET)
     assert contents(target) == contents(folder)
 
 
 def test_weak_patches_carry_the_score_of_their_slide(tmp_path):
-    made = phantom.write(tmp_path / "weak", patches=12, slides=4, side_px=48, mpp=2.0, weak=True, progress=False, workers=1)
+    made = phantom.write(
+        tmp_path / "weak",
+        patches=12,
+        slides=4,
+        side_px=48,
+        mpp=2.0,
+        weak=True,
+        progress=False,
+        workers=1,
+    )
     rows = pd.read_csv(made / "phantom.csv")
     assert rows.groupby("slide").score.nunique().eq(1).all()
     assert rows.weak.all()
@@ -333,12 +414,20 @@ def test_weak_patches_carry_the_score_of_their_slide(tmp_path):
 
 def test_shares_of_scores_are_those_of_bci_or_balanced():
     settings = dict(patches=400, slides=24, balanced=False, external=281, laboratories=1)
-    wanted = pd.Series([job["score"] for job in phantom._jobs(settings) if job["set"] != "external"]).value_counts(normalize=True)
+    wanted = pd.Series(
+        [job["score"] for job in phantom._jobs(settings) if job["set"] != "external"]
+    ).value_counts(normalize=True)
     assert wanted.sort_index().tolist() == pytest.approx([0.05, 0.237, 0.44, 0.273], abs=0.005)
     outside = [job for job in phantom._jobs(settings) if job["set"] == "external"]
     assert len({job["slide"] for job in outside}) == 19
-    assert pd.Series([job["score"] for job in outside]).value_counts().to_dict() == {1: 134, 3: 109, 2: 38}
-    even = pd.Series([job["score"] for job in phantom._jobs(settings | {"balanced": True, "external": 0})]).value_counts()
+    assert pd.Series([job["score"] for job in outside]).value_counts().to_dict() == {
+        1: 134,
+        3: 109,
+        2: 38,
+    }
+    even = pd.Series(
+        [job["score"] for job in phantom._jobs(settings | {"balanced": True, "external": 0})]
+    ).value_counts()
     assert even.tolist() == [100] * 4
 
 

@@ -22,7 +22,12 @@ def test_confusion_says_share_and_count_of_every_cell(ax):
     plots.confusion([[3, 1, 0, 0], [0, 0, 0, 0], [0, 0, 5, 5], [0, 0, 0, 2]], ax)
     assert words(ax)[:4] == ["75 %", "3", "25 %", "1"]
     assert "0 %" in words(ax)
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["0\n(n=4)", "1+\n(n=0)", "2+\n(n=10)", "3+\n(n=2)"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "0\n(n=4)",
+        "1+\n(n=0)",
+        "2+\n(n=10)",
+        "3+\n(n=2)",
+    ]
 
 
 def test_counts_stack_to_the_total(ax):
@@ -31,14 +36,27 @@ def test_counts_stack_to_the_total(ax):
 
 
 def test_curves_show_the_number_before_training(ax):
-    history = pd.DataFrame({"epoch": [0, 1], "train_accuracy": [0.2, 0.5], "val_accuracy": [0.25, 0.4]})
+    history = pd.DataFrame(
+        {"epoch": [0, 1], "train_accuracy": [0.2, 0.5], "val_accuracy": [0.25, 0.4]}
+    )
     plots.curves(history, ax, null=0.45)
     assert [list(line.get_xdata()) for line in ax.lines[:2]] == [[0, 1], [0, 1]]
     assert ax.lines[2].get_ydata()[0] == 0.45
 
 
 def test_forest_draws_value_and_interval_and_greys_the_nulls(ax):
-    plots.forest(pd.DataFrame({"name": ["a", "b"], "value": [0.5, 0.2], "low": [0.4, 0.1], "high": [0.6, 0.3], "null": [False, True]}), ax)
+    plots.forest(
+        pd.DataFrame(
+            {
+                "name": ["a", "b"],
+                "value": [0.5, 0.2],
+                "low": [0.4, 0.1],
+                "high": [0.6, 0.3],
+                "null": [False, True],
+            }
+        ),
+        ax,
+    )
     assert list(ax.lines[0].get_xdata()) == [0.4, 0.6]
     assert ax.lines[0].get_color() == plots.INK
     assert ax.lines[2].get_color() == plots.GREY
@@ -65,8 +83,16 @@ def test_maps_share_one_colour_scale_that_stands_beside_the_last():
 
 
 def test_bands_draw_the_map_black_and_chance_grey(ax):
-    table = pd.DataFrame({"band": [0, 1, 0, 1], "depth": ["0-15", "15+"] * 2, "null": [False, False, True, True],
-                          "value": [1.2, 0.8, 1.0, 1.0], "low": [1.1, 0.7, 0.9, 0.9], "high": [1.3, 0.9, 1.1, 1.1]})
+    table = pd.DataFrame(
+        {
+            "band": [0, 1, 0, 1],
+            "depth": ["0-15", "15+"] * 2,
+            "null": [False, False, True, True],
+            "value": [1.2, 0.8, 1.0, 1.0],
+            "low": [1.1, 0.7, 0.9, 0.9],
+            "high": [1.3, 0.9, 1.1, 1.1],
+        }
+    )
     plots.bands(table, ax, title="a", unit="um")
     dots = [container.lines[0] for container in ax.containers]
     assert [line.get_ydata().tolist() for line in dots] == [[1.2, 0.8], [1.0, 1.0]]
@@ -76,18 +102,38 @@ def test_bands_draw_the_map_black_and_chance_grey(ax):
 
 
 def test_heads_draw_every_head_and_the_mean_of_each_layer(ax):
-    table = pd.DataFrame({"weights": ["untrained"] * 4, "layer": [0, 0, 1, 1], "head": [0, 1] * 2, "value": [2.0, 4.0, 6.0, 8.0]})
-    plots.heads(table.assign(low=table["value"] - 1, high=table["value"] + 1), ax, even=5.0, mpp=0.5)
+    table = pd.DataFrame(
+        {
+            "weights": ["untrained"] * 4,
+            "layer": [0, 0, 1, 1],
+            "head": [0, 1] * 2,
+            "value": [2.0, 4.0, 6.0, 8.0],
+        }
+    )
+    plots.heads(
+        table.assign(low=table["value"] - 1, high=table["value"] + 1), ax, even=5.0, mpp=0.5
+    )
     assert ax.containers[0].lines[0].get_ydata().tolist() == [2, 4, 6, 8]
     means = next(line for line in ax.lines if line.get_label() == "untrained")
     assert means.get_xdata().tolist() == [1, 2]
     assert means.get_ydata().tolist() == [3, 7]
     assert ax.child_axes[0].get_ylabel() == "micrometres"
-    assert any(line.get_label() == "even attention" and line.get_ydata()[0] == 5 for line in ax.lines)
+    assert any(
+        line.get_label() == "even attention" and line.get_ydata()[0] == 5 for line in ax.lines
+    )
 
 
 def test_heads_of_one_slide_have_no_interval_and_are_drawn(ax):
-    table = pd.DataFrame({"weights": ["trained"] * 2, "layer": [0, 1], "head": [0, 0], "value": [2.0, 4.0], "low": np.nan, "high": np.nan})
+    table = pd.DataFrame(
+        {
+            "weights": ["trained"] * 2,
+            "layer": [0, 1],
+            "head": [0, 0],
+            "value": [2.0, 4.0],
+            "low": np.nan,
+            "high": np.nan,
+        }
+    )
     plots.heads(table, ax, mpp=np.nan)
     assert ax.get_ylim() == pytest.approx((0, 4.6))
     assert ax.containers[0].lines[0].get_ydata().tolist() == [2, 4]
@@ -100,7 +146,9 @@ def test_picture_takes_tensors_and_arrays_alike():
 
 
 def test_gallery_colours_right_and_wrong():
-    figure = plots.gallery([np.zeros((8, 8, 3), np.uint8)] * 3, ["a", "b", "c"], right=[True, False, True], columns=2)
+    figure = plots.gallery(
+        [np.zeros((8, 8, 3), np.uint8)] * 3, ["a", "b", "c"], right=[True, False, True], columns=2
+    )
     assert [ax.title.get_color() for ax in figure.axes[:2]] == ["#00695c", plots.RED]
     plots.close(figure)
 

@@ -24,11 +24,15 @@ def table(tmp_path):
 
 
 def test_majority_and_median_by_hand():
-    ratings = np.array([[1, 1, 2], [0, 1, 3], [3, 3, -1], [1, 2, -1], [-1, -1, -1], [2, -1, -1], [0, 3, 3]])
+    ratings = np.array(
+        [[1, 1, 2], [0, 1, 3], [3, 3, -1], [1, 2, -1], [-1, -1, -1], [2, -1, -1], [0, 3, 3]]
+    )
     settled, notes = readers.consensus(ratings)
     assert settled.tolist() == [1, -1, 3, -1, -1, 2, 3]
-    assert notes == ["1 of 7 patches were read by nobody: they have no consensus.",
-                     "2 of 7 patches are tied by majority: a joint reading can settle them."]
+    assert notes == [
+        "1 of 7 patches were read by nobody: they have no consensus.",
+        "2 of 7 patches are tied by majority: a joint reading can settle them.",
+    ]
     settled, notes = readers.consensus(ratings, how="median")
     assert settled.tolist() == [1, 1, 3, -1, -1, 2, 3]
     assert "1 of 7 patches are tied by median" in notes[1]
@@ -55,30 +59,48 @@ def test_both_forms_of_a_rating_csv_give_the_same_readings(tmp_path):
     tidy.write_text("patch,rater,score\na,P1,1\nb,P1,0\na,Dr. Ö,2+\n", encoding="utf-8")
     one, two = (readers.read_ratings(file, patches=["a", "b", "c"]) for file in (wide, tidy))
     assert one[1] == two[1] == []
-    pd.testing.assert_frame_equal(one[0].sort_values(["rater", "patch"], ignore_index=True),
-                                  two[0].sort_values(["rater", "patch"], ignore_index=True))
+    pd.testing.assert_frame_equal(
+        one[0].sort_values(["rater", "patch"], ignore_index=True),
+        two[0].sort_values(["rater", "patch"], ignore_index=True),
+    )
     matrix, raters, patches = readers.wide(one[0], patches=["c", "b", "a"])
-    assert (matrix.tolist(), raters, patches) == ([[-1, -1], [-1, 0], [2, 1]], ["Dr. Ö", "P1"], ["c", "b", "a"])
+    assert (matrix.tolist(), raters, patches) == (
+        [[-1, -1], [-1, 0], [2, 1]],
+        ["Dr. Ö", "P1"],
+        ["c", "b", "a"],
+    )
 
 
 def test_each_bad_reading_gets_a_sentence_and_the_rest_is_kept(tmp_path):
     file = tmp_path / "r.csv"
-    file.write_text("patch,rater,reading,score\na,P1,1,1+\nz,P1,1,2+\na,P1,1,3+\nb,P1,1,4+\nb,P2,x,1\nb,P2,1,2\na,P1,2,1\n,P1,1,1\n",
-                    encoding="utf-8")
+    file.write_text(
+        "patch,rater,reading,score\na,P1,1,1+\nz,P1,1,2+\na,P1,1,3+\nb,P1,1,4+\nb,P2,x,1\nb,P2,1,2\na,P1,2,1\n,P1,1,1\n",
+        encoding="utf-8",
+    )
     ratings, problems = readers.read_ratings(file, patches=["a", "b"])
     assert ratings.values.tolist() == [["a", "P1", 1, 1], ["b", "P2", 1, 2], ["a", "P1", 2, 1]]
     assert len(ratings) + len(problems) == 8  # nothing is lost
-    for line, sentence in ((3, "'z' is not in the manifest"), (4, "1+ is kept, this is 3+"), (5, "'4+' is not a HER2 score"),
-                           (6, "'x'"), (9, "'' is not in the manifest")):
-        assert sum(f"line {line}," in problem and sentence in problem for problem in problems) == 1, sentence
+    for line, sentence in (
+        (3, "'z' is not in the manifest"),
+        (4, "1+ is kept, this is 3+"),
+        (5, "'4+' is not a HER2 score"),
+        (6, "'x'"),
+        (9, "'' is not in the manifest"),
+    ):
+        assert (
+            sum(f"line {line}," in problem and sentence in problem for problem in problems) == 1
+        ), sentence
 
 
-@pytest.mark.parametrize(("text", "sentence"), [
-    ("patch,P1,p1\na,1,2\n", "two columns are named 'p1'"),
-    ("name,P1\na,1\n", "name the column of patch names 'patch'"),
-    ("", "not a CSV"),
-    ("patch,P1\na,1\nb,1,2,3\n", "not a CSV"),
-])
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("patch,P1,p1\na,1,2\n", "two columns are named 'p1'"),
+        ("name,P1\na,1\n", "name the column of patch names 'patch'"),
+        ("", "not a CSV"),
+        ("patch,P1\na,1\nb,1,2,3\n", "not a CSV"),
+    ],
+)
 def test_a_csv_that_cannot_be_read_is_refused_with_a_sentence(tmp_path, text, sentence):
     file = tmp_path / "r.csv"
     file.write_text(text, encoding="utf-8")
@@ -91,7 +113,9 @@ def test_a_csv_that_cannot_be_read_is_refused_with_a_sentence(tmp_path, text, se
 
 
 def test_sheets_are_blind_shuffled_and_repeat_patches(table, tmp_path):
-    folder = readers.sheets(table, tmp_path / "out", readers=["Dr. A", "B/../C"], repeats=0.25, seed=1)
+    folder = readers.sheets(
+        table, tmp_path / "out", readers=["Dr. A", "B/../C"], repeats=0.25, seed=1
+    )
     key = pd.read_csv(folder / "key.csv", dtype=str)
     assert len(key) == 2 * 25
     assert key.code.is_unique
@@ -99,7 +123,9 @@ def test_sheets_are_blind_shuffled_and_repeat_patches(table, tmp_path):
     for place, reader in (("Dr__A", "Dr. A"), ("B____C", "B/../C")):
         sheet = pd.read_csv(folder / place / "sheet.csv", dtype=str, keep_default_na=False)
         assert list(sheet.columns) == ["code", "image", "score", "remark"]
-        assert "+" not in (folder / place / "sheet.csv").read_text(encoding="utf-8")  # no name, so no score
+        assert "+" not in (folder / place / "sheet.csv").read_text(
+            encoding="utf-8"
+        )  # no name, so no score
         images = sorted((folder / place / "images").iterdir())
         assert [image.name for image in images] == sorted(f"{code}.png" for code in sheet.code)
         assert not any(image.is_symlink() for image in images)
@@ -122,7 +148,9 @@ def test_filled_sheets_come_back_into_the_manifest(table, tmp_path):
     key = pd.read_csv(folder / "key.csv", dtype=str).set_index("code")
     for place in "AB":
         sheet = pd.read_csv(folder / place / "sheet.csv", dtype=str, keep_default_na=False)
-        sheet["score"] = [key.patch[code].removesuffix(".png").split("_")[-1] for code in sheet.code]
+        sheet["score"] = [
+            key.patch[code].removesuffix(".png").split("_")[-1] for code in sheet.code
+        ]
         if place == "B":
             sheet.loc[0, "score"] = "?"
             sheet.loc[len(sheet)] = ["99", "", "1+", "an extra row"]
@@ -132,8 +160,13 @@ def test_filled_sheets_come_back_into_the_manifest(table, tmp_path):
     assert len(problems) == 2
     assert "'99' was not given to B" in problems[0]
     assert "'?' is not a HER2 score" in problems[1]
-    first, again = (ratings[(ratings.rater == "A") & (ratings.reading == n)].set_index("patch").score for n in (1, 2))
-    assert kappa(first[again.index].to_numpy(), again.to_numpy(), weights="quadratic") == 1  # intra-rater
+    first, again = (
+        ratings[(ratings.rater == "A") & (ratings.reading == n)].set_index("patch").score
+        for n in (1, 2)
+    )
+    assert (
+        kappa(first[again.index].to_numpy(), again.to_numpy(), weights="quadratic") == 1
+    )  # intra-rater
     merged, _ = readers.merge(table, ratings)
     truth = np.array([0, 1, 2, 3] * 5)
     assert merged.rater_A.tolist() == merged.consensus.tolist() == truth.tolist()
@@ -147,7 +180,9 @@ def test_filled_sheets_come_back_into_the_manifest(table, tmp_path):
 
 
 def test_disagreements_for_the_gallery():
-    table = readers.disagreements(np.array([[1, 1, 1], [0, 3, -1], [1, 2, 2], [-1, -1, -1], [2, -1, -1]]), list("abcde"))
+    table = readers.disagreements(
+        np.array([[1, 1, 1], [0, 3, -1], [1, 2, 2], [-1, -1, -1], [2, -1, -1]]), list("abcde")
+    )
     assert table.patch.tolist() == ["b", "c"]
     assert table.spread.tolist() == [3, 1]
     assert table.scores.tolist() == ["0 3+ ?", "1+ 2+ 2+"]
@@ -156,16 +191,24 @@ def test_disagreements_for_the_gallery():
 def test_a_second_look_at_the_external_set_is_called_one(tmp_path):
     ledger = tmp_path / "deep" / "ledger.csv"
     assert readers.look(ledger, run="net", fingerprint="f1", settings={"b": 1, "a": 2})[0] == 1
-    assert readers.look(ledger, run="net", fingerprint="f1", settings={"a": 2, "b": 1})[0] == 1  # the same look again
+    assert (
+        readers.look(ledger, run="net", fingerprint="f1", settings={"a": 2, "b": 1})[0] == 1
+    )  # the same look again
     number, sentence = readers.look(ledger, run="net", fingerprint="f1", settings={"a": 3})
     assert number == 2
     assert sentence.startswith("net: look 2 at the external set (the first on 20")
     assert readers.look(ledger, run="net", fingerprint="f2", settings={"a": 3})[0] == 3
-    assert readers.look(ledger, run="other", fingerprint="f1") == (1, "other: first look at the external set.")
+    assert readers.look(ledger, run="other", fingerprint="f1") == (
+        1,
+        "other: first look at the external set.",
+    )
     kept = pd.read_csv(ledger)
     assert kept.look.tolist() == [1, 2, 3, 1]
     assert json.loads(kept.settings[0]) == {"a": 2, "b": 1}
-    assert sorted(file.name for file in ledger.parent.iterdir()) == [".ledger.csv.lock", "ledger.csv"]  # the lock, held by nobody
+    assert sorted(file.name for file in ledger.parent.iterdir()) == [
+        ".ledger.csv.lock",
+        "ledger.csv",
+    ]  # the lock, held by nobody
 
 
 def _look(ledger, fingerprint):
@@ -183,7 +226,9 @@ def manifest(tmp_path):
     """manifest.csv of eight patches, with a column of the user's own."""
     rows = []
     for i in range(8):
-        Image.fromarray(np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"p{i}.png")
+        Image.fromarray(
+            np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        ).save(tmp_path / f"p{i}.png")
         rows.append(f"p{i}.png,{i % 4},mine{i}")
     (tmp_path / "manifest.csv").write_text("\n".join(["path,score,stored", *rows]) + "\n")
     return tmp_path / "manifest.csv"
@@ -200,11 +245,24 @@ def fill(folder, scores):
     key = pd.read_csv(folder / "key.csv", dtype=str).set_index("code")
     for sheet in folder.glob("*/sheet.csv"):
         rows = pd.read_csv(sheet, dtype=str, keep_default_na=False)
-        rows.assign(score=[scores[key.patch[code]] for code in rows.code]).to_csv(sheet, index=False)
+        rows.assign(score=[scores[key.patch[code]] for code in rows.code]).to_csv(
+            sheet, index=False
+        )
 
 
 def test_from_sheets_to_the_manifest_by_two_commands(capsys, tmp_path, manifest):
-    code, said = her2(capsys, "sheet", manifest, "--readers", "A", "B", "--repeats", "0.25", "--into", tmp_path / "out")
+    code, said = her2(
+        capsys,
+        "sheet",
+        manifest,
+        "--readers",
+        "A",
+        "B",
+        "--repeats",
+        "0.25",
+        "--into",
+        tmp_path / "out",
+    )
     assert code == 0, said
     page = (tmp_path / "out" / "A" / "sheet.html").read_text(encoding="utf-8")
     assert "p0" not in page
@@ -224,19 +282,34 @@ def test_from_sheets_to_the_manifest_by_two_commands(capsys, tmp_path, manifest)
 
 
 def test_bad_readings_are_one_sentence_each_and_the_rest_is_kept(capsys, tmp_path, manifest):
-    (tmp_path / "r.csv").write_text("patch,rater,score\np0.png,A,1+\nzz.png,A,1\np0.png,A,2\np1.png,A,5\np2.png,A,2+\n")
+    (tmp_path / "r.csv").write_text(
+        "patch,rater,score\np0.png,A,1+\nzz.png,A,1\np0.png,A,2\np1.png,A,5\np2.png,A,2+\n"
+    )
     code, said = her2(capsys, "consensus", tmp_path / "r.csv", "--into", manifest)
     assert code == 1
     for word in ("'zz.png' is not in the manifest", "scored before", "'5' is not a HER2 score"):
         assert sum(word in line for line in said.splitlines()) == 1
-    assert pd.read_csv(manifest, dtype=str)["score"].tolist() == ["1+", "1", "2+", "3", "0", "1", "2", "3"]
+    assert pd.read_csv(manifest, dtype=str)["score"].tolist() == [
+        "1+",
+        "1",
+        "2+",
+        "3",
+        "0",
+        "1",
+        "2",
+        "3",
+    ]
 
 
-def test_two_readers_with_one_name_and_other_readings_leave_the_manifest_alone(capsys, tmp_path, manifest):
+def test_two_readers_with_one_name_and_other_readings_leave_the_manifest_alone(
+    capsys, tmp_path, manifest
+):
     before = manifest.read_bytes()
     for name in ("r", "s"):
         (tmp_path / f"{name}.csv").write_text("patch,rater,score\np0.png,A,1+\n")
-    code, said = her2(capsys, "consensus", tmp_path / "r.csv", tmp_path / "s.csv", "--into", manifest)
+    code, said = her2(
+        capsys, "consensus", tmp_path / "r.csv", tmp_path / "s.csv", "--into", manifest
+    )
     assert code == 2
     assert "Two readers have one name" in said
     assert manifest.read_bytes() == before
@@ -251,40 +324,64 @@ def test_two_readers_with_one_name_and_other_readings_leave_the_manifest_alone(c
 
 def test_what_is_read_again_moves_kappa_as_worked_out_by_hand(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "CACHE", tmp_path / "cache")
-    answers, given = np.array([0, 1, 2, 3] * 3), [3, 2, *[2, 3], *[0, 1, 2, 3] * 2]  # two scores given wrong, 3 and 1 steps off
+    answers, given = (
+        np.array([0, 1, 2, 3] * 3),
+        [3, 2, *[2, 3], *[0, 1, 2, 3] * 2],
+    )  # two scores given wrong, 3 and 1 steps off
     for i in range(12):
-        Image.fromarray(np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"p{i:02}.png")
+        Image.fromarray(
+            np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        ).save(tmp_path / f"p{i:02}.png")
     rows = [f"p{i:02}.png,{score}" for i, score in enumerate(given)]
     (tmp_path / "manifest.csv").write_text("\n".join(["path,score", *rows]) + "\n")
 
     def scored(**more):
-        own = study.checked({"data": {"source": str(tmp_path / "manifest.csv"), **more}}, tmp_path / "mine.toml")
+        own = study.checked(
+            {"data": {"source": str(tmp_path / "manifest.csv"), **more}}, tmp_path / "mine.toml"
+        )
         return cohort.prepared(own, side_px=32, progress=False).table
 
     def reread():
         settled = review.reread(table, readers.rounds(tmp_path / "reading")[0])
         settled[["patch", "reread"]].to_csv(tmp_path / "reread.csv", index=False)
-        return SCORED["kappa quadratic"](scored(reread=str(tmp_path / "reread.csv"))["score"].to_numpy(), answers)
+        return SCORED["kappa quadratic"](
+            scored(reread=str(tmp_path / "reread.csv"))["score"].to_numpy(), answers
+        )
 
     table = scored()
     assert readers.rounds(tmp_path / "reading")[0].empty
-    # sum of squared steps over what chance expects, 12 patches and answers 3 of each: (9 + 1) / 30, then 1 / 30, then none
+    # sum of squared steps over what chance expects, 12 patches and answers 3 of each: (9 + 1) / 30,
+    # then 1 / 30, then none
     assert SCORED["kappa quadratic"](table["score"].to_numpy(), answers) == pytest.approx(2 / 3)
-    first = readers.sheets(table.iloc[:4], tmp_path / "reading" / "one", readers=["A", "B"], repeats=0)
+    first = readers.sheets(
+        table.iloc[:4], tmp_path / "reading" / "one", readers=["A", "B"], repeats=0
+    )
     assert reread() == pytest.approx(2 / 3)  # nothing is filled in yet
     fill(first, {"p00.png": "0", "p01.png": "1+", "p02.png": "2+", "p03.png": "3+"})
     sheet = pd.read_csv(first / "B" / "sheet.csv", dtype=str, keep_default_na=False)
-    own = pd.read_csv(first / "key.csv", dtype=str).set_index("code")["patch"].reindex(sheet["code"]).to_numpy()
-    sheet.assign(score=np.where(own == "p01.png", "2+", sheet["score"])).to_csv(first / "B" / "sheet.csv", index=False)
+    own = (
+        pd.read_csv(first / "key.csv", dtype=str)
+        .set_index("code")["patch"]
+        .reindex(sheet["code"])
+        .to_numpy()
+    )
+    sheet.assign(score=np.where(own == "p01.png", "2+", sheet["score"])).to_csv(
+        first / "B" / "sheet.csv", index=False
+    )
     assert reread() == pytest.approx(29 / 30)  # A and B meet halfway on p01, which keeps its score
-    second = readers.sheets(table.iloc[1:3], tmp_path / "reading" / "two", readers=["A", "B"], repeats=0)
+    second = readers.sheets(
+        table.iloc[1:3], tmp_path / "reading" / "two", readers=["A", "B"], repeats=0
+    )
     fill(second, {"p01.png": "1+", "p02.png": "2+"})
     assert reread() == 1  # the later round settles it, the other patches keep the first
     sheet = pd.read_csv(second / "A" / "sheet.csv", dtype=str, keep_default_na=False)
     sheet.to_csv(first / "A" / "sheet.csv", index=False)
     problems = readers.rounds(tmp_path / "reading")[1]
     assert len(problems) == 2
-    assert all(problem.startswith("one: A/sheet.csv line ") and "was not given to A" in problem for problem in problems)
+    assert all(
+        problem.startswith("one: A/sheet.csv line ") and "was not given to A" in problem
+        for problem in problems
+    )
     (tmp_path / "reread.csv").write_text("patch,reread\np99.png,1+\n")
     with pytest.raises(DataError, match=r"reread\.csv .*p99\.png"):
         scored(reread=str(tmp_path / "reread.csv"))

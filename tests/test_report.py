@@ -20,10 +20,25 @@ def made(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "REPORTS", tmp_path)
     loaded = study.load("smoke")
     run, first = loaded.run(), loaded.folder_of("01_data_exploration")
-    study.write_json(loaded.folder_of(run["run"]) / "run.json", {
-        "complete": True, "verdict": "answers 2+ only", "fingerprints": {"data": "d"}, "parameters": run, "fluctuation": 0.5, "sets": {},
-        "device": "cpu", "precision": "float32", "recipe": {"epochs": 1}, "seconds": 60})
-    study.write_json(loaded.folder / "runs" / "failures.json", [{"task": "vit", "error": f"boom {NASTY}", "state": "failed"}])
+    study.write_json(
+        loaded.folder_of(run["run"]) / "run.json",
+        {
+            "complete": True,
+            "verdict": "answers 2+ only",
+            "fingerprints": {"data": "d"},
+            "parameters": run,
+            "fluctuation": 0.5,
+            "sets": {},
+            "device": "cpu",
+            "precision": "float32",
+            "recipe": {"epochs": 1},
+            "seconds": 60,
+        },
+    )
+    study.write_json(
+        loaded.folder / "runs" / "failures.json",
+        [{"task": "vit", "error": f"boom {NASTY}", "state": "failed"}],
+    )
     study.write_json(first / "count.json", {"patches": 8, "slides": 2, "patients": 0})
     study.write_json(first / "notes.json", [f"Slides are {NASTY}."])
     return loaded
@@ -33,7 +48,11 @@ def first_page(loaded):
     """str, what the cells of notebook 10 that belong to the report show, executed one after the other."""
     names, said = {}, []
     for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
-        tree = ast.parse("".join(cell["source"])) if cell["cell_type"] == "code" else ast.Module([], [])
+        tree = (
+            ast.parse("".join(cell["source"]))
+            if cell["cell_type"] == "code"
+            else ast.Module([], [])
+        )
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         exec(compile(tree, NOTEBOOK.name, "exec"), names)
         if last and "report" in cell["metadata"].get("tags", []):
@@ -45,15 +64,24 @@ def add(loaded, **accuracies):
     """None; accuracies of contestants on the test set, as notebook 06 keeps them."""
     kept = book.Book(loaded, "06_compare_models")
     for name, (value, low, high) in accuracies.items():
-        found = {metric: Estimate(value, low, high, 10, "patches", share=metric == "accuracy") for metric in ("accuracy", "kappa quadratic")}
+        found = {
+            metric: Estimate(value, low, high, 10, "patches", share=metric == "accuracy")
+            for metric in ("accuracy", "kappa quadratic")
+        }
         kept.add(found, set="test", run=name.replace("_", " "))
 
 
 def test_the_first_page_names_the_failed_and_the_collapsed_run(made):
     add(made, ResNet18=(0.5, 0.4, 0.6), DAB_rule=(0.2, 0.1, 0.3))
     said = first_page(made)
-    for words in ("vit</span>: boom &lt;script&gt;", "COLLAPSED: answers 2+ only", "ResNet18 gave the true score to", "Slides are &lt;script&gt;",
-                  "Labels in doubt were not looked for", "these numbers say nothing about the published ones"):
+    for words in (
+        "vit</span>: boom &lt;script&gt;",
+        "COLLAPSED: answers 2+ only",
+        "ResNet18 gave the true score to",
+        "Slides are &lt;script&gt;",
+        "Labels in doubt were not looked for",
+        "these numbers say nothing about the published ones",
+    ):
         assert words in said
     assert "<script>" not in said
 
@@ -74,12 +102,22 @@ def test_failures_and_collapsed_runs_are_named_as_text(made):
 
 def test_numbers_of_all_notebooks_stand_in_one_table(made):
     first = book.Book(made, "06_compare_models")
-    first.add({"accuracy": Estimate(0.5, 0.4, 0.6, 10, "patches", share=True)}, set="test", run="ResNet18")
+    first.add(
+        {"accuracy": Estimate(0.5, 0.4, 0.6, 10, "patches", share=True)}, set="test", run="ResNet18"
+    )
     for null in ("accuracy",):
-        first.add({null: Estimate(0.2, 0.1, 0.3, 10, "patches", share=True)}, set="test", run="DAB rule")
-    first.add({"kappa quadratic": Estimate(0.5, 0.4, 0.6, 10, "patches")}, set="test", run="ResNet18")
+        first.add(
+            {null: Estimate(0.2, 0.1, 0.3, 10, "patches", share=True)}, set="test", run="DAB rule"
+        )
+    first.add(
+        {"kappa quadratic": Estimate(0.5, 0.4, 0.6, 10, "patches")}, set="test", run="ResNet18"
+    )
     table = report.all_numbers(made)
-    assert table["id"].tolist() == ["06/test/ResNet18/accuracy", "06/test/DAB rule/accuracy", "06/test/ResNet18/kappa quadratic"]
+    assert table["id"].tolist() == [
+        "06/test/ResNet18/accuracy",
+        "06/test/DAB rule/accuracy",
+        "06/test/ResNet18/kappa quadratic",
+    ]
     said = report.answer(book.Book(made, "10_report"), table, made)
     assert "above every null" in said
     assert said.count("data-number=") == 3
@@ -88,8 +126,17 @@ def test_numbers_of_all_notebooks_stand_in_one_table(made):
 def test_an_answer_that_does_not_clear_the_nulls_says_so(made):
     first = book.Book(made, "06_compare_models")
     for name, low in (("ResNet18", 0.2), ("DAB rule", 0.1)):
-        first.add({metric: Estimate(0.5, low, 0.9, 10, "patches") for metric in ("accuracy", "kappa quadratic")}, set="test", run=name)
-    assert "does not lie clear above: DAB rule" in report.answer(book.Book(made, "10_report"), report.all_numbers(made), made)
+        first.add(
+            {
+                metric: Estimate(0.5, low, 0.9, 10, "patches")
+                for metric in ("accuracy", "kappa quadratic")
+            },
+            set="test",
+            run=name,
+        )
+    assert "does not lie clear above: DAB rule" in report.answer(
+        book.Book(made, "10_report"), report.all_numbers(made), made
+    )
 
 
 def test_published_figures_stand_only_beside_the_same_network_and_set(made):
@@ -101,14 +148,27 @@ def test_published_figures_stand_only_beside_the_same_network_and_set(made):
         assert absent not in said
     assert "synthetic" in said
     twice = report.all_numbers(made)
-    twice = pd.concat([twice, twice.assign(id="93/" + twice["id"])], ignore_index=True)  # 93 says the same accuracy of the same run again
+    twice = pd.concat(
+        [twice, twice.assign(id="93/" + twice["id"])], ignore_index=True
+    )  # 93 says the same accuracy of the same run again
     assert report.published(book.Book(made, "10_report"), made, twice) == said
 
 
 def test_labels_in_doubt_come_from_notebook_09_when_there_are_any(made):
     file = made.folder_of("09_label_review") / "doubt.csv"
-    study.write_table(file, pd.DataFrame({"patch": [NASTY, *"abc"], "score": 1, "suggested": 3, "doubt": 0.98765, "path": "/secret",
-                                          "kind": ["in doubt", "", "not visible here", "in doubt"]}))
+    study.write_table(
+        file,
+        pd.DataFrame(
+            {
+                "patch": [NASTY, *"abc"],
+                "score": 1,
+                "suggested": 3,
+                "doubt": 0.98765,
+                "path": "/secret",
+                "kind": ["in doubt", "", "not visible here", "in doubt"],
+            }
+        ),
+    )
     said = report.doubts(made, most=2)
     assert "The 2 most doubtful; 3 of 4 labels are in doubt" in said
     assert "<td>a</td>" not in said

@@ -42,11 +42,21 @@ def notebook(root, name, *code, parameters='study = "tiny"'):
     cells = [{"cell_type": "markdown", "metadata": {}, "source": f"# {name}", "id": "prose"}]
     for i, source in enumerate((parameters, *code)):
         tags = {"tags": ["parameters"]} if i == 0 else {}
-        cells.append({"cell_type": "code", "metadata": tags, "source": textwrap.dedent(source), "id": f"cell{i}",
-                      "execution_count": None, "outputs": []})
+        cells.append(
+            {
+                "cell_type": "code",
+                "metadata": tags,
+                "source": textwrap.dedent(source),
+                "id": f"cell{i}",
+                "execution_count": None,
+                "outputs": [],
+            }
+        )
     file = root / "notebooks" / f"{name}.ipynb"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    file.write_text(
+        json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    )
     return file
 
 
@@ -71,7 +81,11 @@ def root(tmp_path, monkeypatch):
     for module in (study, run, workers):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(study, "REPORTS", tmp_path / "reports")
-    for name, value in (("HER2_ROOT", tmp_path), ("HER2_REPORTS", tmp_path / "reports"), ("OMP_NUM_THREADS", "1")):
+    for name, value in (
+        ("HER2_ROOT", tmp_path),
+        ("HER2_REPORTS", tmp_path / "reports"),
+        ("OMP_NUM_THREADS", "1"),
+    ):
         monkeypatch.setenv(name, str(value))
     return tmp_path
 
@@ -146,7 +160,9 @@ class TestPlan:
         tiny(root)
         notebook(root, "06_compare_models", "from her2lib import scores")
         before, real = marks(root), study._code
-        monkeypatch.setattr(study, "_code", lambda file: real(file) + "# changed" * (file.name == "scores.py"))
+        monkeypatch.setattr(
+            study, "_code", lambda file: real(file) + "# changed" * (file.name == "scores.py")
+        )
         assert changed(before, marks(root)) == {"06_compare_models", "10_report"}
 
     def test_another_seed_leaves_the_first_run_as_it_is(self, root):
@@ -170,16 +186,23 @@ class TestExecute:
         fails = """if run.endswith('s1') and not __import__('os').path.exists('mended'):
             raise ValueError('first\\nlast line')"""
         tiny(root, seeds=(0, 1), training=("x = 1", fails), around=("10_report",))
-        first = run.execute(loaded(root), retries=5)  # the same error twice is enough: the third attempt would only cost time
+        first = run.execute(
+            loaded(root), retries=5
+        )  # the same error twice is enough: the third attempt would only cost time
         assert states(first) == {"s0": "done", "s1": "failed", "10_report": "done"}
         assert {key: first.rows[1][key] for key in ("tries", "cell", "error")} == {
-            "tries": 2, "cell": 4, "error": "ValueError: first\nlast line"}
+            "tries": 2,
+            "cell": 4,
+            "error": "ValueError: first\nlast line",
+        }
         assert first.exit_code == 1
         assert "cell 4 of failed.ipynb): last line" in str(first)
         place = loaded(root).folder_of(f"{RUN}1")
         assert (place / "failed.ipynb").is_file()
         assert not (place / "notebook.ipynb").exists()
-        assert [row["task"] for row in json.loads((place.parent / "failures.json").read_text())] == [f"{RUN}1"]
+        assert [
+            row["task"] for row in json.loads((place.parent / "failures.json").read_text())
+        ] == [f"{RUN}1"]
         printed = capsys.readouterr()
         assert not set("\r\x1b") & set(printed.out + printed.err)
         assert ", is tried again (cell 4 of failed.ipynb): last line" in printed.out
@@ -209,7 +232,9 @@ class TestExecute:
         child = "import subprocess\nchild = subprocess.Popen(['sleep', '1000'])\nprint('child', child.pid, os.getcwd())"
         notebook(root, "00_start_here", LISTENING, child)
         run.execute(loaded(root), only="00*", progress=False)
-        cells = json.loads((loaded(root).folder_of("00_start_here") / "notebook.ipynb").read_text())["cells"]
+        cells = json.loads(
+            (loaded(root).folder_of("00_start_here") / "notebook.ipynb").read_text()
+        )["cells"]
         said = " ".join("".join(output["text"]) for cell in cells[3:] for output in cell["outputs"])
         assert "listening [] of" in said
         assert int(said.split("of ")[1].split()[0]) >= 5  # the kernel's own sockets were seen
@@ -218,9 +243,21 @@ class TestExecute:
         assert until(lambda: not living(int(said.split("child ")[1].split()[0])))
 
     def test_force_begins_with_an_empty_folder(self, root):
-        tiny(root, around=(), training=(WRITE, "made = place / 'made'\nassert not made.exists()\nmade.write_text('x')"))
+        tiny(
+            root,
+            around=(),
+            training=(
+                WRITE,
+                "made = place / 'made'\nassert not made.exists()\nmade.write_text('x')",
+            ),
+        )
         assert states(run.execute(loaded(root), only="*s0", progress=False))["s0"] == "done"
-        assert states(run.execute(loaded(root), only="*s0", force=True, retries=0, progress=False))["s0"] == "done"
+        assert (
+            states(run.execute(loaded(root), only="*s0", force=True, retries=0, progress=False))[
+                "s0"
+            ]
+            == "done"
+        )
 
     def test_a_scheduler_without_tls_needs_a_flag(self, root):
         tiny(root)
@@ -234,10 +271,23 @@ class TestExecute:
         make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=her2".split()
         subprocess.run([*make, "-keyout", key, "-out", cert], check=True, capture_output=True)
         names = [f"distributed.comm.tls.{name}" for name in ("scheduler", "worker", "client")]
-        files = {f"{name}.{kind}": str(file) for name in names for kind, file in (("cert", cert), ("key", key))}
-        with (dask.config.set({"distributed.comm.tls.ca-file": str(cert), **files}),
-              LocalCluster(n_workers=1, threads_per_worker=1, processes=False, protocol="tls://", host="127.0.0.1", security=Security(),
-                           dashboard_address=None) as cluster):
+        files = {
+            f"{name}.{kind}": str(file)
+            for name in names
+            for kind, file in (("cert", cert), ("key", key))
+        }
+        with (
+            dask.config.set({"distributed.comm.tls.ca-file": str(cert), **files}),
+            LocalCluster(
+                n_workers=1,
+                threads_per_worker=1,
+                processes=False,
+                protocol="tls://",
+                host="127.0.0.1",
+                security=Security(),
+                dashboard_address=None,
+            ) as cluster,
+        ):
             assert cluster.scheduler_address.startswith("tls://127.0.0.1")
             summary = run.execute(loaded(root), scheduler=cluster.scheduler_address, progress=False)
         assert states(summary) == {"s0": "done"}
@@ -254,21 +304,35 @@ class TestExecute:
 
     def test_estimate_comes_from_like_runs_and_status_from_files(self, root):
         tiny(root, seeds=(0, 1))
-        study.write_json(loaded(root).folder_of(f"{RUN}0") / "done.json", {"seconds": 90, "fingerprint": "another"})
-        table = {row["task"].replace(RUN, "s"): (row["action"], row["seconds"]) for row in run.estimate(loaded(root))}
+        study.write_json(
+            loaded(root).folder_of(f"{RUN}0") / "done.json",
+            {"seconds": 90, "fingerprint": "another"},
+        )
+        table = {
+            row["task"].replace(RUN, "s"): (row["action"], row["seconds"])
+            for row in run.estimate(loaded(root))
+        }
         assert table["s0"] == table["s1"] == ("execute", 90)
         assert table["10_report"] == ("execute", None)
         claim = lease.take(loaded(root).folder_of(f"{RUN}1"))
         claim.tell(cell=3, cells=9)
-        study.write_json(claim.folder / "progress.json", {"epoch": 2, "epochs": 5, "kappa": 0.4123, "seconds_left": 130})
+        study.write_json(
+            claim.folder / "progress.json",
+            {"epoch": 2, "epochs": 5, "kappa": 0.4123, "seconds_left": 130},
+        )
         shown = run.status(loaded(root)).set_index("task")
         claim.release()
         assert shown.loc[f"{RUN}0", "state"] == "old"
         assert shown.loc["10_report", "state"] == "waiting"
-        assert tuple(shown.loc[f"{RUN}1", ["state", "now"]]) == ("running", "cell 3 of 9, epoch 2/5, kappa 0.41, 2 min left")
+        assert tuple(shown.loc[f"{RUN}1", ["state", "now"]]) == (
+            "running",
+            "cell 3 of 9, epoch 2/5, kappa 0.41, 2 min left",
+        )
 
 
-ONE_RUN = WRITE + """
+ONE_RUN = (
+    WRITE
+    + """
 import os, time
 with open(place / "starts", "a") as file:
     file.write("x")
@@ -277,6 +341,7 @@ for step in range(STEPS):
     time.sleep(0.1)
 (place / "result").write_text(run[-3:])
 """
+)
 MAIN = """
 import sys
 from her2lib import run, study
@@ -295,11 +360,18 @@ def started(root, *, slots=2):
 
 def worker_processes(main):
     """list of the processes of Dask workers (not the kernels) under a main process."""
-    return [child for child in psutil.Process(main.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    return [
+        child
+        for child in psutil.Process(main.pid).children()
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
 
 
 def results(root):
-    return {file.parent.name: file.read_text() for file in (root / "reports" / "tiny" / "runs").glob("*/result")}
+    return {
+        file.parent.name: file.read_text()
+        for file in (root / "reports" / "tiny" / "runs").glob("*/result")
+    }
 
 
 def finished(root):
@@ -310,7 +382,9 @@ def ours(root):
     """list of living processes that were started for this project, kernels and watchers included."""
     found = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # a zombie counts as gone
+        with contextlib.suppress(
+            psutil.NoSuchProcess, psutil.AccessDenied
+        ):  # a zombie counts as gone
             mine = process.environ().get("HER2_ROOT") == str(root) and process.pid != os.getpid()
             found += [process] * (mine and process.status() != psutil.STATUS_ZOMBIE)
     return found
@@ -321,7 +395,11 @@ def listening(processes):
     found = set()
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):  # a kernel that has just ended
-            found |= {end.laddr.ip for end in process.net_connections("tcp") if end.status == psutil.CONN_LISTEN}
+            found |= {
+                end.laddr.ip
+                for end in process.net_connections("tcp")
+                if end.status == psutil.CONN_LISTEN
+            }
     return found
 
 
@@ -343,15 +421,21 @@ def test_killed_workers_and_a_killed_main_process_cost_only_what_was_running(roo
     beats = {file: file.read_text() for file in (root / "reports").glob("**/beat")}
     kept = {file: file.stat().st_mtime_ns for file in finished(root)}
     time.sleep(0.3)
-    assert beats == {file: file.read_text() for file in (root / "reports").glob("**/beat")}  # nobody goes on writing
+    assert beats == {
+        file: file.read_text() for file in (root / "reports").glob("**/beat")
+    }  # nobody goes on writing
     assert 0 < len(kept) < n
     mains = [started(root, slots=1) for _ in range(kills)]  # with two, as from two machines at once
     assert {main.wait() for main in mains} == {0}
     assert len(finished(root)) == n
     assert kept == {file: file.stat().st_mtime_ns for file in kept}
-    assert results(root) == {f"{RUN}{seed}": f"{RUN}{seed}"[-3:] for seed in range(n)}  # as of an undisturbed study
+    assert results(root) == {
+        f"{RUN}{seed}": f"{RUN}{seed}"[-3:] for seed in range(n)
+    }  # as of an undisturbed study
     starts = [len(file.read_text()) for file in (root / "reports").glob("**/starts")]
-    assert sum(starts) <= n + kills + 2  # each kill interrupted at most one notebook, the main process at most two
+    assert (
+        sum(starts) <= n + kills + 2
+    )  # each kill interrupted at most one notebook, the main process at most two
     assert until(lambda: not ours(root)), ours(root)
 
 

@@ -26,8 +26,19 @@ def write(file, picture, *, mpp=MPP, levels=3):
     with tifffile.TiffWriter(file) as tiff:
         for level in range(levels):
             part = np.asarray(Image.fromarray(picture).reduce(2**level))
-            told = dict(resolution=(1e4 / mpp / 2**level,) * 2, resolutionunit="CENTIMETER") if mpp else {}
-            tiff.write(part, tile=(256, 256), compression="zlib", photometric="rgb", subfiletype=int(level > 0), **told)
+            told = (
+                dict(resolution=(1e4 / mpp / 2**level,) * 2, resolutionunit="CENTIMETER")
+                if mpp
+                else {}
+            )
+            tiff.write(
+                part,
+                tile=(256, 256),
+                compression="zlib",
+                photometric="rgb",
+                subfiletype=int(level > 0),
+                **told,
+            )
     return file
 
 
@@ -45,7 +56,9 @@ def picture():
 def made(picture, tmp_path_factory):
     folder = tmp_path_factory.mktemp("slides")
     slide = write(folder / "one.tif", picture)
-    manifest, problems = slides.tile([slide], folder / "out", mpp=MPP, side_px=256, workers=1, progress=False)
+    manifest, problems = slides.tile(
+        [slide], folder / "out", mpp=MPP, side_px=256, workers=1, progress=False
+    )
     return slide, folder / "out", manifest, problems
 
 
@@ -54,7 +67,10 @@ def test_patches_are_the_pixels_of_the_slide(made, picture):
     assert not problems
     assert len(manifest) == 12
     for row in manifest.itertuples():
-        assert np.array_equal(np.asarray(Image.open(out / row.path)), picture[row.y : row.y + 256, row.x : row.x + 256])
+        assert np.array_equal(
+            np.asarray(Image.open(out / row.path)),
+            picture[row.y : row.y + 256, row.x : row.x + 256],
+        )
     assert not manifest.duplicated(["x", "y"]).any()
 
 
@@ -82,7 +98,10 @@ def test_the_kit_reads_the_manifest(made):
 
 def test_the_overview_shows_the_grid(made):
     _, out, manifest, _ = made
-    image, facts = np.asarray(Image.open(out / "one" / "overview.png")), pd.read_csv(out / "slides.csv").iloc[0]
+    image, facts = (
+        np.asarray(Image.open(out / "one" / "overview.png")),
+        pd.read_csv(out / "slides.csv").iloc[0],
+    )
     scale, row = (image.shape[0] - 30) / (facts.height / facts.down) / facts.down, manifest.iloc[-1]
     assert tuple(image[round(row.y * scale) + 1, int((row.x + 128) * scale)]) == (17, 136, 51)
     assert tuple(image[round(1600 * scale), int(600 * scale)]) != (17, 136, 51)
@@ -106,9 +125,15 @@ def test_another_magnification_is_resampled_from_the_nearest_finer_level(made, t
         assert (grid.level, grid.read_px, grid.step) == (1, 250, 500)
         assert grid.mpp == pytest.approx(1.25)
         field = np.asarray(slides.read_field(slide, grid, 500, 500), float)
-        whole = slide.read_region((500, 500), 0, (500, 500)).convert("RGB").resize((200, 200), Image.Resampling.BOX)
+        whole = (
+            slide.read_region((500, 500), 0, (500, 500))
+            .convert("RGB")
+            .resize((200, 200), Image.Resampling.BOX)
+        )
         assert np.abs(field - np.asarray(whole, float)).mean() < 8
-        assert slides.grid_of(slide, made[0], mpp=1.0, side_px=200, slide_mpp=MPP).read_px == 200  # the level itself, unresampled
+        assert (
+            slides.grid_of(slide, made[0], mpp=1.0, side_px=200, slide_mpp=MPP).read_px == 200
+        )  # the level itself, unresampled
 
 
 def test_the_same_command_cuts_nothing_twice_and_other_settings_are_refused(made, monkeypatch):
@@ -117,7 +142,9 @@ def test_the_same_command_cuts_nothing_twice_and_other_settings_are_refused(made
     again, _ = slides.tile([slide], out, mpp=MPP, side_px=256, workers=1, progress=False)
     assert again.equals(manifest)
     monkeypatch.chdir(slide.parent)
-    assert slides.tile([slide.name], out, mpp=MPP, side_px=256, workers=1, progress=False)[0].equals(manifest)
+    assert slides.tile([slide.name], out, mpp=MPP, side_px=256, workers=1, progress=False)[
+        0
+    ].equals(manifest)
     assert {file: file.stat().st_mtime_ns for file in out.rglob("one_*.png")} == before
     _, problems = slides.tile([slide], out, mpp=MPP, side_px=128, workers=1, progress=False)
     assert "give another --out" in problems[0]
@@ -140,10 +167,25 @@ def test_a_torn_line_and_a_lost_patch_are_made_good(made, tmp_path):
 @pytest.mark.slow
 def test_killed_and_resumed_there_is_no_missing_or_doubled_patch(tmp_path, picture):
     slide = write(tmp_path / "big.tif", np.tile(picture, (2, 2, 1)))
-    command = [sys.executable, "-m", "her2lib.cli", "tile", str(slide), "--mpp", str(MPP), "--side", "128", "--workers", "2", "--out"]
+    command = [
+        sys.executable,
+        "-m",
+        "her2lib.cli",
+        "tile",
+        str(slide),
+        "--mpp",
+        str(MPP),
+        "--side",
+        "128",
+        "--workers",
+        "2",
+        "--out",
+    ]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     for wanted in (5, 60):
-        running = subprocess.Popen([*command, str(tmp_path / "out")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        running = subprocess.Popen(
+            [*command, str(tmp_path / "out")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         while running.poll() is None and len(list((tmp_path / "out").rglob("big_*.png"))) < wanted:
             time.sleep(0.05)
         assert running.poll() is None
@@ -158,7 +200,9 @@ def test_killed_and_resumed_there_is_no_missing_or_doubled_patch(tmp_path, pictu
     assert not list((tmp_path / "out").rglob("*.part"))
 
 
-def test_bad_slides_are_a_sentence_each_and_the_others_go_on(tmp_path, picture, capsys, monkeypatch):
+def test_bad_slides_are_a_sentence_each_and_the_others_go_on(
+    tmp_path, picture, capsys, monkeypatch
+):
     monkeypatch.delenv("HER2_DEBUG", raising=False)
     write(tmp_path / "good.tif", picture)
     write(tmp_path / "no_mpp.tif", picture, mpp=None)
@@ -166,10 +210,29 @@ def test_bad_slides_are_a_sentence_each_and_the_others_go_on(tmp_path, picture, 
     write(tmp_path / "glass.tif", np.full((1024, 1024, 3), 240, np.uint8))
     (tmp_path / "corrupt.tif").write_bytes((tmp_path / "good.tif").read_bytes()[:3000])
     (tmp_path / "words.svs").write_text("no slide")
-    code = cli.main(["tile", str(tmp_path), "--mpp", str(MPP), "--side", "512", "--workers", "1", "--out", str(tmp_path / "out")])
+    code = cli.main(
+        [
+            "tile",
+            str(tmp_path),
+            "--mpp",
+            str(MPP),
+            "--side",
+            "512",
+            "--workers",
+            "1",
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
     said = capsys.readouterr().err
-    for sentence in ("no_mpp.tif states no mpp: give", "--slide-mpp", "tiny.tif is too small (300 x 300 px", "glass.tif holds no tissue",
-                     "corrupt.tif is no slide that OpenSlide reads", "words.svs is no slide that OpenSlide reads"):
+    for sentence in (
+        "no_mpp.tif states no mpp: give",
+        "--slide-mpp",
+        "tiny.tif is too small (300 x 300 px",
+        "glass.tif holds no tissue",
+        "corrupt.tif is no slide that OpenSlide reads",
+        "words.svs is no slide that OpenSlide reads",
+    ):
         assert sentence in said
     assert "Traceback" not in said
     assert code == 1
@@ -178,7 +241,9 @@ def test_bad_slides_are_a_sentence_each_and_the_others_go_on(tmp_path, picture, 
 
 def test_a_given_mpp_serves_where_the_slide_has_none(tmp_path, picture):
     slide = write(tmp_path / "plain.tif", picture, mpp=None)
-    manifest, problems = slides.tile([slide], tmp_path / "out", mpp=MPP, side_px=512, slide_mpp=MPP, workers=1, progress=False)
+    manifest, problems = slides.tile(
+        [slide], tmp_path / "out", mpp=MPP, side_px=512, slide_mpp=MPP, workers=1, progress=False
+    )
     assert not problems
     assert len(manifest) >= 2
 
@@ -187,25 +252,36 @@ def test_damage_inside_a_slide_costs_the_fields_that_it_hits(made, tmp_path):
     slide = tmp_path / "hurt.tif"
     slide.write_bytes(made[0].read_bytes())
     with tifffile.TiffFile(slide) as tiff:
-        at = tiff.pages[0].dataoffsets[3 * 8 + 5]  # the tile of pixels (1280, 768), in the middle of the tissue
+        at = tiff.pages[0].dataoffsets[
+            3 * 8 + 5
+        ]  # the tile of pixels (1280, 768), in the middle of the tissue
     with slide.open("r+b") as file:
         file.seek(at)
         file.write(b"\xff" * 400)
-    manifest, problems = slides.tile([slide], tmp_path / "out", mpp=MPP, side_px=256, workers=1, progress=False)
+    manifest, problems = slides.tile(
+        [slide], tmp_path / "out", mpp=MPP, side_px=256, workers=1, progress=False
+    )
     skipped = pd.read_csv(tmp_path / "out" / "skipped.csv")
-    assert list(skipped[skipped.reason == "unreadable"][["x", "y"]].itertuples(index=False, name=None)) == [(1280, 768)]
+    assert list(
+        skipped[skipped.reason == "unreadable"][["x", "y"]].itertuples(index=False, name=None)
+    ) == [(1280, 768)]
     assert len(manifest) == 11
     assert "hurt.tif is damaged: 1 of its fields" in problems[0]
 
 
-@pytest.mark.parametrize(("arguments", "says"), [
-    (dict(paths=["/nowhere.svs"]), "nothing at"),
-    (dict(mpp=460.0), "0.05 to 10"),
-    (dict(side_px=8), "32 to 8192 px"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (dict(paths=["/nowhere.svs"]), "nothing at"),
+        (dict(mpp=460.0), "0.05 to 10"),
+        (dict(side_px=8), "32 to 8192 px"),
+    ],
+)
 def test_a_mistake_is_one_sentence(made, tmp_path, arguments, says):
     with pytest.raises(DataError, match=says):
-        slides.tile(**{"paths": [made[0]], "folder": tmp_path / "out", "progress": False, **arguments})
+        slides.tile(
+            **{"paths": [made[0]], "folder": tmp_path / "out", "progress": False, **arguments}
+        )
 
 
 def test_two_slides_of_one_name_are_refused(made, tmp_path):
@@ -222,10 +298,19 @@ def test_patients_come_from_a_table(made, tmp_path):
         slides.read_patients(tmp_path / "p.csv")
 
 
-@pytest.mark.parametrize(("colour", "ink"), [
-    ((30, 60, 200), True), ((20, 150, 60), True), ((210, 30, 40), True), ((25, 25, 28), True),  # blue, green, red, black
-    ((120, 80, 60), False), ((90, 50, 30), False), ((110, 110, 160), False), ((236, 236, 236), False),  # DAB, strong DAB, nuclei, glass
-])
+@pytest.mark.parametrize(
+    ("colour", "ink"),
+    [
+        ((30, 60, 200), True),
+        ((20, 150, 60), True),
+        ((210, 30, 40), True),
+        ((25, 25, 28), True),  # blue, green, red, black
+        ((120, 80, 60), False),
+        ((90, 50, 30), False),
+        ((110, 110, 160), False),
+        ((236, 236, 236), False),  # DAB, strong DAB, nuclei, glass
+    ],
+)
 def test_ink_is_told_from_stain_by_its_hue(colour, ink):
     image = np.full((60, 60, 3), 236, np.uint8)
     image[20:40, 20:40] = colour
@@ -249,7 +334,9 @@ def test_filler_that_was_never_scanned_is_neither_glass_nor_tissue():
 def test_sharpness_falls_with_blur_and_not_with_brightness():
     image = phantom.patch(5, side_px=512, mpp=MPP, truth=False).image
     sharp = screen.sharpness(Image.fromarray(image))
-    blurred = [screen.sharpness(Image.fromarray(gaussian_filter(image, (s, s, 0)))) for s in (1, 2, 4)]
+    blurred = [
+        screen.sharpness(Image.fromarray(gaussian_filter(image, (s, s, 0)))) for s in (1, 2, 4)
+    ]
     assert sharp > blurred[0] > blurred[1] > blurred[2]
     assert blurred[2] < screen.SHARP < sharp
     assert screen.sharpness(Image.fromarray(image // 2)) == pytest.approx(sharp, rel=0.05)
@@ -271,7 +358,10 @@ def test_checks_cost_little_beside_reading_and_encoding(tmp_path, picture):
     tables = screen.dab_tables(np.full(3, 236.0))
 
     def own():
-        return [slides._cut(grid, tmp_path / f"own{i}.png", x, y, tables) for i, (x, y) in enumerate(jobs)]
+        return [
+            slides._cut(grid, tmp_path / f"own{i}.png", x, y, tables)
+            for i, (x, y) in enumerate(jobs)
+        ]
 
     def bare():
         with openslide.OpenSlide(slide) as open_:

@@ -14,8 +14,18 @@ from her2lib.splits import groups, split, subset
 def table(scores, *, slide="", patient="", given=""):
     n = len(scores)
     columns = {"slide": slide, "patient": patient, "set": given}
-    frame = pd.DataFrame({"name": [f"p{i}" for i in range(n)], "score": np.array(scores, int), "mpp": np.nan, "he": "",
-                          **{key: [value] * n if isinstance(value, str) else list(value) for key, value in columns.items()}})
+    frame = pd.DataFrame(
+        {
+            "name": [f"p{i}" for i in range(n)],
+            "score": np.array(scores, int),
+            "mpp": np.nan,
+            "he": "",
+            **{
+                key: [value] * n if isinstance(value, str) else list(value)
+                for key, value in columns.items()
+            },
+        }
+    )
     return frame.astype({"slide": object, "patient": object, "set": object})
 
 
@@ -40,7 +50,9 @@ def test_no_slide_or_patient_is_ever_cut(seed, unit):
 
 
 def test_patients_win_over_slides_and_a_shared_slide_joins_its_patients():
-    frame = table([0] * 6, slide=["a", "b", "c", "d", "d", ""], patient=["p", "p", "q", "q", "r", ""])
+    frame = table(
+        [0] * 6, slide=["a", "b", "c", "d", "d", ""], patient=["p", "p", "q", "q", "r", ""]
+    )
     words = groups(frame)
     assert words[0] == words[1] == "p"
     assert words[2] == words[3] == words[4] == "q"
@@ -57,7 +69,9 @@ def test_shares_are_as_asked_and_balanced_by_score():
     counts = pd.crosstab(done.score, done.set, normalize="index")
     assert abs(counts["test"] - 0.2).max() < 0.03
     assert abs(counts["val"] - 0.16).max() < 0.03  # 80/20 of what the test leaves
-    assert notes == ["The validation and test sets were drawn by whole slides, balanced by score as far as that allows."]
+    assert notes == [
+        "The validation and test sets were drawn by whole slides, balanced by score as far as that allows."
+    ]
 
 
 @pytest.mark.parametrize("sizes", [[3, 3, 3, 3], [3, 5, 9, 3], [4, 3, 30, 3]])
@@ -71,8 +85,15 @@ def test_two_slides_go_to_training_and_validation_one_to_training():
     done, notes = split(slides([5, 5, 2, 1]), seed=3)
     assert set(done.set[done.score == 2]) == {"train", "val"}
     assert set(done.set[done.score == 3]) == {"train"}
-    assert any("Score 2+ is missing from the test set (its patches come from 2 slides)" in note for note in notes)
-    assert any("Score 3+ is missing from the validation and test set (its patches come from 1 slide)" in note for note in notes)
+    assert any(
+        "Score 2+ is missing from the test set (its patches come from 2 slides)" in note
+        for note in notes
+    )
+    assert any(
+        "Score 3+ is missing from the validation and test set (its patches come from 1 slide)"
+        in note
+        for note in notes
+    )
     assert all("not estimable" in note for note in notes[1:])
 
 
@@ -107,14 +128,20 @@ def test_external_patches_are_left_alone():
 
 def test_where_no_slide_is_known_the_first_page_says_so():
     _, notes = split(table([0, 1, 2, 3] * 10), seed=0)
-    assert notes[0].startswith("No slide is known for these patches: patches of one slide may stand on both sides")
+    assert notes[0].startswith(
+        "No slide is known for these patches: patches of one slide may stand on both sides"
+    )
     _, notes = split(table([0, 1, 2, 3] * 10, slide=["a", "b", "c", "d"] * 9 + [""] * 4), seed=0)
     assert notes[0].startswith("No slide is known for 4 of the 40 patches")
 
 
 def test_given_sets_that_cut_slides_are_told():
-    frame = table([0, 1, 2, 3] * 4, slide=["a", "b", "c", "d"] * 4, given=["train"] * 12 + ["test"] * 4)
-    assert any("cut through 4 patients or slides (a, b, c …)" in note for note in split(frame, seed=0)[1])
+    frame = table(
+        [0, 1, 2, 3] * 4, slide=["a", "b", "c", "d"] * 4, given=["train"] * 12 + ["test"] * 4
+    )
+    assert any(
+        "cut through 4 patients or slides (a, b, c …)" in note for note in split(frame, seed=0)[1]
+    )
 
 
 def test_patches_without_a_score_join_no_set():
@@ -155,7 +182,9 @@ def test_subsets_keep_whole_slides_every_score_and_nest(seed):
         assert (part.set != "train").sum() == (frame.set != "train").sum()
         assert set(rows.score) == {0, 1, 2, 3}
         assert rows.groupby("slide").size().eq(4).all()
-        assert abs(len(rows) - max(fraction * len(train), 16)) <= 8  # within half a slide for each score
+        assert (
+            abs(len(rows) - max(fraction * len(train), 16)) <= 8
+        )  # within half a slide for each score
         kept.append(set(rows.index))
     assert all(small <= large for small, large in itertools.pairwise(kept))
     assert kept[-1] == train
@@ -166,10 +195,16 @@ def test_a_subset_of_patches_without_slides_is_near_the_fraction():
     train = (frame.set == "train").sum()
     part = subset(frame, fraction=0.3, seed=0)
     assert abs((part.set == "train").sum() - 0.3 * train) <= 4
-    before, after = (f[f.set == "train"].score.value_counts(normalize=True).sort_index() for f in (frame, part))
+    before, after = (
+        f[f.set == "train"].score.value_counts(normalize=True).sort_index() for f in (frame, part)
+    )
     assert np.allclose(before, after, atol=0.01)
 
 
 def test_a_subset_keeps_a_score_that_is_never_the_commonest_of_its_slide():
-    frame = table([0] * 8 + [1] + [0] * 8 + [2] * 3, slide=["a"] * 9 + ["b"] * 8 + ["c"] * 3, given=["train"] * 20)
+    frame = table(
+        [0] * 8 + [1] + [0] * 8 + [2] * 3,
+        slide=["a"] * 9 + ["b"] * 8 + ["c"] * 3,
+        given=["train"] * 20,
+    )
     assert set(subset(frame, fraction=0.01, seed=0).score) == {0, 1, 2}

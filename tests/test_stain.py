@@ -14,18 +14,24 @@ from her2lib import phantom, stain
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
 YELLOW, GREY = (1.0, 0.94, 0.80), (0.80, 0.80, 0.80)
-needs_real = pytest.mark.skipif(not REAL.exists(), reason="the 32 real patches lie beside the checkout, not in it")
+needs_real = pytest.mark.skipif(
+    not REAL.exists(), reason="the 32 real patches lie beside the checkout, not in it"
+)
 
 
 def noise(*shape, seed=0):
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def paint(h, d, glass=(235, 234, 243)):
     """(1,3,H,W) uint8 by Beer-Lambert from (H,W) densities of Ruifrok's haematoxylin and DAB, written out anew."""
     vectors = torch.tensor([[0.650, 0.704, 0.286], [0.268, 0.570, 0.776]])
     od = h[None] * vectors[0][:, None, None] + d[None] * vectors[1][:, None, None]
-    return (torch.tensor(glass)[:, None, None] * 10**-od).round().clamp(0, 255).to(torch.uint8)[None]
+    return (
+        (torch.tensor(glass)[:, None, None] * 10**-od).round().clamp(0, 255).to(torch.uint8)[None]
+    )
 
 
 def everything(images):
@@ -52,7 +58,10 @@ def field():
 @pytest.fixture(scope="module")
 def real():
     rows = list(csv.DictReader((REAL / "manifest.csv").open()))
-    images = [torch.from_numpy(np.array(Image.open(REAL / r["path"]).convert("RGB"))).permute(2, 0, 1) for r in rows]
+    images = [
+        torch.from_numpy(np.array(Image.open(REAL / r["path"]).convert("RGB"))).permute(2, 0, 1)
+        for r in rows
+    ]
     return torch.stack(images), np.array([int(r["score"][0]) for r in rows])
 
 
@@ -67,8 +76,11 @@ def test_constants_are_pinned():
 
 def test_optical_density_by_hand():
     image = torch.tensor([255, 0, 26], dtype=torch.uint8).view(1, 3, 1, 1)
-    # log10(255/255) = 0; black counts as grey level 1: log10(255) = 2.40654; log10(255/26) = 0.99157
-    assert stain.optical_density(image).flatten().tolist() == pytest.approx([0, 2.40654, 0.99157], abs=1e-5)
+    # log10(255/255) = 0; black counts as grey level 1: log10(255) = 2.40654; log10(255/26) =
+    # 0.99157
+    assert stain.optical_density(image).flatten().tolist() == pytest.approx(
+        [0, 2.40654, 0.99157], abs=1e-5
+    )
     against = stain.optical_density(image, white=(255, 100, 26)).flatten()
     assert against.tolist() == pytest.approx([0, 2.0, 0], abs=1e-6)
 
@@ -81,21 +93,32 @@ def test_unmix_gives_back_what_was_painted():
 
 
 def test_golden_values():
-    # A brown, a blue and a grey pixel; the densities solved by Cramer's rule from the pinned rows a, b, c.
+    # A brown, a blue and a grey pixel; the densities solved by Cramer's rule from the pinned rows
+    # a, b, c.
     pixels = np.array([[139, 90, 43], [100, 110, 160], [128, 128, 128]])
     image = torch.from_numpy(pixels.T.astype("uint8").copy()).reshape(1, 3, 1, 3)
     got = stain.unmix(image, residual=True)[0, :, 0].T.numpy()
     a, b, c = stain.HDAB.numpy()
-    byhand = -np.log10(pixels / 255) @ np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)], 1) / np.dot(a, np.cross(b, c))
+    byhand = (
+        -np.log10(pixels / 255)
+        @ np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)], 1)
+        / np.dot(a, np.cross(b, c))
+    )
     assert np.allclose(got, byhand, atol=1e-6)
-    assert np.allclose(got, [[-0.0833, 0.9959, 0.0798], [0.5523, 0.0338, 0.0605], [0.2896, 0.2524, 0.0683]], atol=1e-4)
+    assert np.allclose(
+        got,
+        [[-0.0833, 0.9959, 0.0798], [0.5523, 0.0338, 0.0605], [0.2896, 0.2524, 0.0683]],
+        atol=1e-4,
+    )
 
 
 def test_agrees_with_scikit_image():
     image = noise(1, 3, 24, 24).clamp(min=1)
     ours = stain.unmix(image, residual=True).clamp(min=0)
     pixels = image[0].permute(1, 2, 0).numpy() / 255
-    theirs = separate_stains(pixels, np.linalg.inv(stain.HDAB.numpy())) * 6  # theirs in units of log10(1e-6)
+    theirs = (
+        separate_stains(pixels, np.linalg.inv(stain.HDAB.numpy())) * 6
+    )  # theirs in units of log10(1e-6)
     assert np.allclose(ours[0].permute(1, 2, 0).numpy(), theirs, atol=1e-5)
     assert torch.allclose(stain.dab(image), ours[:, 1])
 
@@ -110,7 +133,11 @@ def test_white_point_finds_the_glass(field, glass):
 
 def test_white_point_without_glass_is_the_palest_tissue(field):
     tissue = field["image"][:, :, :, 330:]  # all stroma of density 0.04
-    expected = [235 * 10 ** (-0.04 * 0.650), 234 * 10 ** (-0.04 * 0.704), 243 * 10 ** (-0.04 * 0.286)]
+    expected = [
+        235 * 10 ** (-0.04 * 0.650),
+        234 * 10 ** (-0.04 * 0.704),
+        243 * 10 ** (-0.04 * 0.286),
+    ]
     assert stain.white_point(tissue)[0].tolist() == pytest.approx(expected, abs=1.0)
 
 
@@ -142,7 +169,9 @@ def test_membrane_mask_is_on_membranes_only(field):
 def test_blush_and_grains_are_no_membrane():
     blush = paint(torch.full((300, 300), 0.1), torch.full((300, 300), 0.4))
     grains = torch.zeros(300, 300)
-    grains[40::97, 40::97] = grains[41::97, 40::97] = grains[42::97, 40::97] = 0.9  # short dark brown grains, 97 px apart
+    grains[40::97, 40::97] = grains[41::97, 40::97] = grains[42::97, 40::97] = (
+        0.9  # short dark brown grains, 97 px apart
+    )
     for image in (blush, paint(torch.full((300, 300), 0.1), grains)):
         assert not stain.masks(image, mpp=0.5)["membrane"].any()
     assert stain.rule_value(blush, mpp=0.5) < 1e-5
@@ -151,11 +180,17 @@ def test_blush_and_grains_are_no_membrane():
 def test_ridge_of_a_line_and_of_a_dot_by_hand():
     y, x = torch.meshgrid(torch.arange(61.0) - 30, torch.arange(61.0) - 30, indexing="ij")
     line, dot = torch.exp(-(x**2) / 8), torch.exp(-(x**2 + y**2) / 8)
-    assert stain._ridge(line[None], 2.0)[0, 30, 30] == pytest.approx(1.0, abs=0.05)  # radius 2 px, height 1
+    assert stain._ridge(line[None], 2.0)[0, 30, 30] == pytest.approx(
+        1.0, abs=0.05
+    )  # radius 2 px, height 1
     assert stain._ridge(line.T[None], 2.0)[0, 30, 30] == pytest.approx(1.0, abs=0.05)
-    assert stain._ridge(((x + y) ** 2 / -16).exp()[None], 2.0)[0, 30, 30] == pytest.approx(1.0, abs=0.07)  # aslant
+    assert stain._ridge(((x + y) ** 2 / -16).exp()[None], 2.0)[0, 30, 30] == pytest.approx(
+        1.0, abs=0.07
+    )  # aslant
     assert stain._ridge(dot[None], 2.0)[0, 30, 30] < 0.02
-    assert stain._ridge((0.5 * x + y)[None], 2.0)[0, 10:-10, 10:-10].abs().max() < 1e-4  # a slope is no ridge
+    assert (
+        stain._ridge((0.5 * x + y)[None], 2.0)[0, 10:-10, 10:-10].abs().max() < 1e-4
+    )  # a slope is no ridge
 
 
 def test_measures_by_hand(field):
@@ -182,12 +217,17 @@ def test_quantile_equals_numpy():
     x = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0))
     for q in (0.1, 0.5, 0.95):
         wanted = np.quantile(x.reshape(3, -1), q, axis=1, method="inverted_cdf")
-        assert np.allclose(stain._quantile(x, q, high=1.0), wanted, atol=1 / 2048)  # the width of a bin
+        assert np.allclose(
+            stain._quantile(x, q, high=1.0), wanted, atol=1 / 2048
+        )  # the width of a bin
 
 
 def test_any_size_any_batch_same_answer(monkeypatch):
     images = noise(5, 3, 37, 61)
-    whole, drawn = everything(images), stain.jitter(images, generator=torch.Generator().manual_seed(1))
+    whole, drawn = (
+        everything(images),
+        stain.jitter(images, generator=torch.Generator().manual_seed(1)),
+    )
     monkeypatch.setattr(stain, "CHUNK_PX", 2 * 37 * 61)
     cut = everything(images)
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
@@ -206,7 +246,10 @@ def test_gpu_equals_cpu(field):
         assert torch.allclose(f(images), f(images.cuda()).cpu(), atol=1e-5)
     for name, mask in stain.masks(images).items():
         assert (mask != stain.masks(images.cuda())[name].cpu()).float().mean() < 1e-4, name
-    draws = [stain.jitter(x, generator=torch.Generator().manual_seed(0)).cpu().int() for x in (images, images.cuda())]
+    draws = [
+        stain.jitter(x, generator=torch.Generator().manual_seed(0)).cpu().int()
+        for x in (images, images.cuda())
+    ]
     assert (draws[0] - draws[1]).abs().max() <= 1
 
 
@@ -231,7 +274,9 @@ def test_a_cast_moves_the_rule_little(field, levels):
     plain = stain.rule_value(field["image"])
     raw = cast(field["image"], levels)
     assert stain.rule_value(raw).item() == pytest.approx(plain.item(), rel=0.03)
-    assert stain.rule_value(stain.white_balance(raw)).item() == pytest.approx(plain.item(), rel=0.03)
+    assert stain.rule_value(stain.white_balance(raw)).item() == pytest.approx(
+        plain.item(), rel=0.03
+    )
 
 
 @pytest.mark.slow
@@ -252,7 +297,10 @@ def test_rule_on_real_patches_raw_and_balanced(real):
 def moved(images, levels):
     """Values without and with the cast, and the same after white balance."""
     tinted = cast(images, levels)
-    return [stain.rule_value(x).numpy() for x in (images, tinted, stain.white_balance(images), stain.white_balance(tinted))]
+    return [
+        stain.rule_value(x).numpy()
+        for x in (images, tinted, stain.white_balance(images), stain.white_balance(tinted))
+    ]
 
 
 @needs_real
@@ -275,20 +323,28 @@ def test_a_cast_moves_the_rank_correlation_little(real, levels):
 
 @needs_real
 def test_membranes_of_real_patches_lie_in_the_stained_cores(real):
-    share = stain.measures(real[0][[0, 20, 28]])["membrane"]  # a core of score 0, an unstained one of 2+, one of 3+
+    share = stain.measures(real[0][[0, 20, 28]])[
+        "membrane"
+    ]  # a core of score 0, an unstained one of 2+, one of 3+
     assert (share[:2] < 0.01).all()
     assert share[2] > 0.2
 
 
 def test_jitter_keeps_glass_near_white_and_is_reproducible(field):
     images = field["image"].expand(8, -1, -1, -1)
-    one, same, other = (stain.jitter(images, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    one, same, other = (
+        stain.jitter(images, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)
+    )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
-    still = stain.jitter(images, generator=torch.Generator().manual_seed(0), strength=0, turn=0, cast=0)
+    still = stain.jitter(
+        images, generator=torch.Generator().manual_seed(0), strength=0, turn=0, cast=0
+    )
     assert (still.int() - images.int()).abs().max() <= 1
     white = torch.full((4, 3, 8, 8), 255, dtype=torch.uint8)
-    assert stain.jitter(white, generator=torch.Generator().manual_seed(0), cast=0).min() == 255  # stains change, light does not
+    assert (
+        stain.jitter(white, generator=torch.Generator().manual_seed(0), cast=0).min() == 255
+    )  # stains change, light does not
     scaled = stain.jitter(images, generator=torch.Generator().manual_seed(0), turn=0, cast=0)
     amounts = stain.unmix(scaled)[:, 1][:, field["wall"]].mean(1)
     assert 0.03 < (amounts / amounts.mean()).std() < 0.3
@@ -305,7 +361,9 @@ def test_only_leaves_one_stain_on_the_same_glass(field):
     assert kept == pytest.approx(0.5, abs=0.03)
     od = stain.optical_density(grey, white="glass")[0]
     assert (od.amax(0) - od.amin(0)).median() < 0.01  # no hue left
-    assert od.mean() == pytest.approx(stain.optical_density(image, white="glass").mean().item(), abs=0.005)
+    assert od.mean() == pytest.approx(
+        stain.optical_density(image, white="glass").mean().item(), abs=0.005
+    )
 
 
 def test_clear_errors():

@@ -31,9 +31,18 @@ def cohort(folder, n=6, side_px=64):
     for i in range(n):
         array = np.random.default_rng(i).integers(0, 255, (side_px, side_px, 3), dtype=np.uint8)
         Image.fromarray(array).save(folder / f"{i}.png")
-    return pd.DataFrame({"name": [f"{i}.png" for i in range(n)], "path": [str(folder / f"{i}.png") for i in range(n)],
-                         "score": [i % 4 for i in range(n)], "slide": [f"s{i // 2}" for i in range(n)], "patient": "",
-                         "mpp": [0.25] * n, "set": "train", "he": ""})
+    return pd.DataFrame(
+        {
+            "name": [f"{i}.png" for i in range(n)],
+            "path": [str(folder / f"{i}.png") for i in range(n)],
+            "score": [i % 4 for i in range(n)],
+            "slide": [f"s{i // 2}" for i in range(n)],
+            "patient": "",
+            "mpp": [0.25] * n,
+            "set": "train",
+            "he": "",
+        }
+    )
 
 
 @pytest.fixture
@@ -42,12 +51,16 @@ def table(tmp_path):
 
 
 def opened(table, tmp_path, **options):
-    return open_store(table, **{"side_px": 32, "folder": tmp_path / "store", "progress": False} | options)
+    return open_store(
+        table, **{"side_px": 32, "folder": tmp_path / "store", "progress": False} | options
+    )
 
 
 def left(tmp_path):
     """Names in the store's folder that are neither a finished store nor its small companions."""
-    return [p.name for p in (tmp_path / "store").glob("*") if p.suffix not in (".npy", ".json", ".lock")]
+    return [
+        p.name for p in (tmp_path / "store").glob("*") if p.suffix not in (".npy", ".json", ".lock")
+    ]
 
 
 def stores(tmp_path):
@@ -58,7 +71,12 @@ def spoil(path):
     """Make a PNG whose checksums are right and whose pixels are too few: only decoding finds it."""
     data = Path(path).read_bytes()
     body = zlib.compress(bytes(64))
-    chunk = len(body).to_bytes(4, "big") + b"IDAT" + body + zlib.crc32(b"IDAT" + body).to_bytes(4, "big")
+    chunk = (
+        len(body).to_bytes(4, "big")
+        + b"IDAT"
+        + body
+        + zlib.crc32(b"IDAT" + body).to_bytes(4, "big")
+    )
     Path(path).write_bytes(data[: data.index(b"IDAT") - 4] + chunk + data[-12:])
 
 
@@ -68,14 +86,18 @@ def test_pixels_are_pillows_and_everything_keeps_the_tables_order(table, tmp_pat
     assert patches.images.shape == (6, 3, 32, 32)
     assert patches.images.dtype == torch.uint8
     for i, path in enumerate(table.path):
-        expected = np.asarray(Image.open(path).resize((32, 32), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+        expected = np.asarray(
+            Image.open(path).resize((32, 32), Image.Resampling.BICUBIC)
+        ).transpose(2, 0, 1)
         np.testing.assert_array_equal(patches.images[i].numpy(), expected)
     for column in ("score", "slide", "patient", "name"):
         assert list(getattr(patches, column)) == list(table[column])
 
 
 def test_shrinking_is_antialiased(tmp_path):
-    fine = np.indices((256, 256)).sum(0) % 2 * 255  # a one-pixel chequerboard: without antialiasing it stays black and white
+    fine = (
+        np.indices((256, 256)).sum(0) % 2 * 255
+    )  # a one-pixel chequerboard: without antialiasing it stays black and white
     Image.fromarray(np.dstack([fine] * 3).astype(np.uint8)).save(tmp_path / "a.png")
     image, _ = stored(tmp_path / "a.png", 64)
     assert abs(image.astype(int) - 127).max() <= 8
@@ -138,7 +160,9 @@ def test_a_store_may_be_larger_than_memory(tmp_path):
 
 def test_a_file_that_does_not_decode_stops_the_build_and_leaves_nothing(table, tmp_path):
     spoil(table.path[2])
-    with pytest.raises(DataError, match=r"2\.png: it cannot be decoded .*1 such in all.*--skip-bad"):
+    with pytest.raises(
+        DataError, match=r"2\.png: it cannot be decoded .*1 such in all.*--skip-bad"
+    ):
         opened(table, tmp_path)
     assert stores(tmp_path) == left(tmp_path) == []
 
@@ -169,9 +193,12 @@ def test_enlarging_is_told(table, tmp_path):
         opened(table, tmp_path, side_px=128)
 
 
-def test_a_file_that_cannot_be_read_during_the_build_is_not_blamed_on_the_store(table, tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_read_during_the_build_is_not_blamed_on_the_store(
+    table, tmp_path, monkeypatch
+):
     def gone(path, side_px):
         raise OSError(5, "Input/output error", path)
+
     monkeypatch.setattr(store, "stored", gone)
     with pytest.raises(DataError, match=r"0\.png cannot be read \(Input/output error\): mend that"):
         opened(table, tmp_path)
@@ -184,7 +211,9 @@ def test_a_file_that_went_away_is_one_sentence(table, tmp_path):
 
 
 def test_too_little_space_is_said_before_any_work(table, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000)
+    )
     monkeypatch.setattr(store, "stored", lambda *_: pytest.fail("decoded"))
     with pytest.raises(DataError, match=r"0\.00 GB free and the store takes"):
         opened(table, tmp_path)
@@ -194,8 +223,14 @@ def test_too_little_space_is_said_before_any_work(table, tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore:.*file checks are not kept")
 def test_a_disk_that_fills_during_the_build(table, tmp_path, monkeypatch):
     real = Path.open
-    monkeypatch.setattr(Path, "open", lambda path, *a, **k: real(Path("/dev/full") if path.suffix == ".part" else path, *a, **k))
-    with pytest.raises(DataError, match=r"No space left on device\), nothing half-built is kept: free .* GB"):
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda path, *a, **k: real(Path("/dev/full") if path.suffix == ".part" else path, *a, **k),
+    )
+    with pytest.raises(
+        DataError, match=r"No space left on device\), nothing half-built is kept: free .* GB"
+    ):
         opened(table, tmp_path)
     assert stores(tmp_path) == left(tmp_path) == []
     monkeypatch.undo()
@@ -209,14 +244,18 @@ def test_a_folder_that_may_not_be_written(table, tmp_path):
     folder.chmod(0o500)
     if os.geteuid() == 0:  # permissions do not bind root; the kernel's own tree does
         folder = Path("/sys/kernel/her2-store")
-    with pytest.raises(DataError, match=r"cannot be written to .*give a folder that you may write to"):
+    with pytest.raises(
+        DataError, match=r"cannot be written to .*give a folder that you may write to"
+    ):
         opened(table, tmp_path, folder=folder)
 
 
 def test_a_finished_store_opens_from_a_read_only_folder(table, tmp_path, monkeypatch):
     opened(table, tmp_path)
+
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
+
     for name in ("mkdir", "write_text", "write_bytes", "unlink"):
         monkeypatch.setattr(Path, name, refuse)
     monkeypatch.setattr(FileLock, "acquire", refuse)
@@ -233,10 +272,12 @@ def test_a_store_cut_short_by_a_power_failure_is_built_again(table, tmp_path):
 @pytest.mark.parametrize("at", [0, 3, 5])
 def test_an_interrupt_leaves_nothing_and_the_same_call_then_works(table, tmp_path, monkeypatch, at):
     real = store.stored
+
     def interrupted(path, side_px):
         if path == table.path[at]:
             raise KeyboardInterrupt
         return real(path, side_px)
+
     monkeypatch.setattr(store, "stored", interrupted)
     with pytest.raises(KeyboardInterrupt):
         opened(table, tmp_path)
@@ -247,22 +288,29 @@ def test_an_interrupt_leaves_nothing_and_the_same_call_then_works(table, tmp_pat
 
 def build_slowly(table, folder, seconds, answer):
     """Another process' whole life: a store built with one thread and a pause at each patch; answers (decoded, sum of pixels)."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit that it is ignored
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # tests that run in the background inherit that it is ignored
     real, decoded = store.stored, []
+
     def slow(path, side_px):
         time.sleep(seconds)
         decoded.append(path)
         return real(path, side_px)
+
     store.stored = slow
     patches = open_store(table, side_px=32, folder=folder, progress=False, workers=1)
     answer.put((len(decoded), int(patches.images.numpy().sum(dtype=np.int64))))
 
 
 def builder(table, tmp_path, seconds):
-    # forked, as importing torch anew takes seconds; forked children stay away from torch's own threads
+    # forked, as importing torch anew takes seconds; forked children stay away from torch's own
+    # threads
     context = multiprocessing.get_context("fork" if LINUX else "spawn")
     answer = context.Queue()
-    process = context.Process(target=build_slowly, args=(table, tmp_path / "store", seconds, answer))
+    process = context.Process(
+        target=build_slowly, args=(table, tmp_path / "store", seconds, answer)
+    )
     process.start()
     return process, answer
 

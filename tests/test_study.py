@@ -14,7 +14,12 @@ def write(folder, text, name="x.toml"):
 
 
 def test_runs_are_the_product_of_the_axes_and_each_is_named_once(tmp_path):
-    loaded = study.load(write(tmp_path, '[axes]\nseed = [0, 1]\nside_px = [64, 112]\n[[also]]\ntwin = "shuffled"\n[[also]]\nseed = 1\n'))
+    loaded = study.load(
+        write(
+            tmp_path,
+            '[axes]\nseed = [0, 1]\nside_px = [64, 112]\n[[also]]\ntwin = "shuffled"\n[[also]]\nseed = 1\n',
+        )
+    )
     names = [run["run"] for run in loaded.runs()]
     assert len(names) == len(set(names)) == 5
     assert loaded.run(names[1])["seed"] in (0, 1)
@@ -22,17 +27,20 @@ def test_runs_are_the_product_of_the_axes_and_each_is_named_once(tmp_path):
     assert loaded.run("") == loaded.runs()[0]
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("[dta]\n", "Did you mean 'data'"),
-    ("[data]\nsorce = 'x'\n", "Did you mean 'source'"),
-    ("[axes]\nnetwork = 'resnet81'\n", "Did you mean 'resnet18'"),
-    ("[axes]\nside = 3\n", "side_px"),
-    ("[axes]\nside_px = 'big'\n", "whole numbers"),
-    ("[axes]\nn_train = 10\n", "share"),
-    ("[[also]]\nsede = 1\n", "Did you mean 'seed'"),
-    ("data = 3\n", "must be a table"),
-    ("[data\n", "not valid TOML"),
-])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[dta]\n", "Did you mean 'data'"),
+        ("[data]\nsorce = 'x'\n", "Did you mean 'source'"),
+        ("[axes]\nnetwork = 'resnet81'\n", "Did you mean 'resnet18'"),
+        ("[axes]\nside = 3\n", "side_px"),
+        ("[axes]\nside_px = 'big'\n", "whole numbers"),
+        ("[axes]\nn_train = 10\n", "share"),
+        ("[[also]]\nsede = 1\n", "Did you mean 'seed'"),
+        ("data = 3\n", "must be a table"),
+        ("[data\n", "not valid TOML"),
+    ],
+)
 def test_a_misspelt_key_gives_the_nearest_right_word(tmp_path, text, says):
     with pytest.raises(study.StudyError) as error:
         study.load(write(tmp_path, text))
@@ -58,7 +66,9 @@ def test_every_shipped_study_loads():
 def test_from_data_fills_the_form(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "REPORTS", tmp_path / "reports")
     (tmp_path / 'odd "name"').mkdir()
-    file = study.from_data(tmp_path / 'odd "name"', networks=["resnet18"], weights="none", epochs=3, skip_bad=True)
+    file = study.from_data(
+        tmp_path / 'odd "name"', networks=["resnet18"], weights="none", epochs=3, skip_bad=True
+    )
     loaded = study.load(file)
     assert loaded.cohort_path == (tmp_path / 'odd "name"').resolve()
     assert loaded.data["skip_bad"] is True
@@ -79,11 +89,14 @@ def test_nothing_half_written_when_writing_fails(tmp_path, monkeypatch):
 
 
 def test_code_fingerprint_follows_imports(tmp_path, monkeypatch):
-    assert study.imports("from her2lib import stain\nimport her2lib.train as t\nfrom her2lib.scores import SCORES\nimport numpy") == {
-        "stain", "train", "scores"}
+    assert study.imports(
+        "from her2lib import stain\nimport her2lib.train as t\nfrom her2lib.scores import SCORES\nimport numpy"
+    ) == {"stain", "train", "scores"}
     before = study.code_fingerprint("patches")
     real = study._code
-    monkeypatch.setattr(study, "_code", lambda file: real(file) + ("\n# changed" if file.stem == "scores" else ""))
+    monkeypatch.setattr(
+        study, "_code", lambda file: real(file) + ("\n# changed" if file.stem == "scores" else "")
+    )
     assert study.code_fingerprint("patches") != before
     assert study.code_fingerprint("intervals") == study.code_fingerprint("intervals")
 
@@ -100,9 +113,16 @@ def test_data_fingerprint_changes_with_the_files(tmp_path):
 
 def test_a_run_starts_from_a_file_or_from_the_same_network_of_another_study(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "REPORTS", tmp_path)
-    first = write(tmp_path, '[axes]\nnetwork = ["resnet18", "hybrid"]\nside_px = 64\nseed = [0, 1]\n[[also]]\ntwin = "shuffled"\n', "first.toml")
+    first = write(
+        tmp_path,
+        '[axes]\nnetwork = ["resnet18", "hybrid"]\nside_px = 64\nseed = [0, 1]\n[[also]]\ntwin = "shuffled"\n',
+        "first.toml",
+    )
     text = f'[axes]\nnetwork = ["hybrid", "vit_tiny"]\nside_px = 64\nseed = [1, 9]\nweights = ["none", "study:{first}"]\n'
-    row = {(row["network"], row["seed"], row["weights"]): row for row in study.load(write(tmp_path, text, "second.toml")).runs()}
+    row = {
+        (row["network"], row["seed"], row["weights"]): row
+        for row in study.load(write(tmp_path, text, "second.toml")).runs()
+    }
     word = f"study:{first}"
     assert study.load(first).start(row["hybrid", 1, "none"]) == "none"
     with pytest.raises(study.StudyError, match=r"hybrid-as_presented.* run that study first"):
@@ -110,8 +130,14 @@ def test_a_run_starts_from_a_file_or_from_the_same_network_of_another_study(tmp_
     with pytest.raises(study.StudyError, match=r"vit_tiny-as_presented.* run that study"):
         study.load(first).start(row["vit_tiny", 1, word])
     for seed in (0, 1):
-        study.write_bytes(study.load(first).folder_of(f"hybrid-as_presented-imagenet-64px-n100-s{seed}") / "model.safetensors", b"x")
-    assert "-s1/" in study.load(first).start(row["hybrid", 1, word])  # the same seed where there is one
+        study.write_bytes(
+            study.load(first).folder_of(f"hybrid-as_presented-imagenet-64px-n100-s{seed}")
+            / "model.safetensors",
+            b"x",
+        )
+    assert "-s1/" in study.load(first).start(
+        row["hybrid", 1, word]
+    )  # the same seed where there is one
     assert "-s0/" in study.load(first).start(row["hybrid", 9, word])
     with pytest.raises(study.StudyError, match=r"there is no .*gone"):
         study.load(first).start(row["hybrid", 1, "none"] | {"weights": "gone.safetensors"})

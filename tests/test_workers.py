@@ -19,7 +19,9 @@ def test_each_worker_sees_one_gpu_and_its_share_of_cores(monkeypatch):
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in found] == ["2", "5"] * 3
     assert {slot["OMP_NUM_THREADS"] for slot in found} == {"4"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert workers.slots() == [{name: "24" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}]
+    assert workers.slots() == [
+        {name: "24" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    ]
     assert len(workers.slots(4)) == 4
 
 
@@ -34,17 +36,26 @@ def test_gpus_are_counted_without_torch(monkeypatch, tmp_path):
 
 def test_memory_of_a_training_grows_with_the_patch_and_never_below_its_weights():
     small, large = (workers.memory_gb("resnet18", side_px=side_px) for side_px in (224, 448))
-    assert large - small == pytest.approx(3 * 32 * 22.2e-3)  # four times the pixels, so three times the activations more
+    assert large - small == pytest.approx(
+        3 * 32 * 22.2e-3
+    )  # four times the pixels, so three times the activations more
     assert workers.memory_gb("vit_b16", side_px=224, batch=0) == pytest.approx(0.6 + 16 * 85.8e-3)
     assert set(workers.MEMORY) == set(NOTEBOOK_OF)
 
 
 def test_papermill_is_imported_without_parsing_a_grammar_and_still_validates():
-    code = ("import sys\nfrom her2lib import workers\nworkers.light()\nimport nbformat, papermill\n"
-            "assert 'rfc3987_syntax.syntax_helpers' not in sys.modules\nnbformat.validate(nbformat.v4.new_notebook())\n"
-            "try:\n    nbformat.validate({'cells': [], 'metadata': 1, 'nbformat': 4, 'nbformat_minor': 5})\n"
-            "except nbformat.ValidationError:\n    print('refused')")
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "refused"
+    code = (
+        "import sys\nfrom her2lib import workers\nworkers.light()\nimport nbformat, papermill\n"
+        "assert 'rfc3987_syntax.syntax_helpers' not in sys.modules\nnbformat.validate(nbformat.v4.new_notebook())\n"
+        "try:\n    nbformat.validate({'cells': [], 'metadata': 1, 'nbformat': 4, 'nbformat_minor': 5})\n"
+        "except nbformat.ValidationError:\n    print('refused')"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "refused"
+    )
 
 
 def test_a_long_temporary_folder_does_not_break_the_sockets(monkeypatch, tmp_path):

@@ -13,8 +13,16 @@ from her2lib import study as study_
 
 PLACES = study_.REPORTS, study_.CACHE  # of the user, before any test points them elsewhere
 EVIL = "<img src=x onerror=alert(1)>_3+.png"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--js-flags=--expose-gc", "--enable-precise-memory-info"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--js-flags=--expose-gc",
+    "--enable-precise-memory-info",
+]
 NETWORKS = ("resnet18", "vit_tiny")
 STUDY = """question = "What does a browser show?"
 rooms = ["90_explorer"]
@@ -34,9 +42,16 @@ patches = {patches}
 @pytest.fixture(scope="session")
 def browser():
     """Chromium without a head; CHROMIUM names another one than that on the path."""
-    place = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    place = (
+        os.environ.get("CHROMIUM")
+        or shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if not place:
-        pytest.skip("there is no Chromium: install it, or name one in the environment variable CHROMIUM")
+        pytest.skip(
+            "there is no Chromium: install it, or name one in the environment variable CHROMIUM"
+        )
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=place, args=FLAGS)
@@ -50,16 +65,31 @@ def patches(folder, many, *, side_px=96):
     for k in range(many):
         score = (3, 1, 2, 0)[k % 4]
         name = EVIL if k == 0 else f"{k:05}_{score}+.png"
-        coarse = Image.fromarray((255 * rng.random((8, 8))).astype(np.uint8)).resize((side_px, side_px), Image.Resampling.BICUBIC)
+        coarse = Image.fromarray((255 * rng.random((8, 8))).astype(np.uint8)).resize(
+            (side_px, side_px), Image.Resampling.BICUBIC
+        )
         brown = np.asarray(coarse)[..., None] / 255 > 1 - (score + 1) / 6
-        image = np.where(brown, (150, 100, 60), (225, 222, 232)) + rng.integers(-20, 20, (side_px, side_px, 3))
+        image = np.where(brown, (150, 100, 60), (225, 222, 232)) + rng.integers(
+            -20, 20, (side_px, side_px, 3)
+        )
         Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / name)
         he = f"he/{k:05}.png" if k != 1 else ""
         if he:
             (folder / "he").mkdir(exist_ok=True)
             Image.fromarray((255 - image // 2).clip(0, 255).astype(np.uint8)).save(folder / he)
-        rows.append({"path": name, "score": f"{score}+" if score else "0", "slide": f"s{k}", "patient": f"p{k}", "mpp": 0.5, "he": he,
-                     "set": "test" if k < many // 2 else "val" if k < many // 2 + 2 else "train", "rater_a": score, "rater_b": score if k % 3 else 0})
+        rows.append(
+            {
+                "path": name,
+                "score": f"{score}+" if score else "0",
+                "slide": f"s{k}",
+                "patient": f"p{k}",
+                "mpp": 0.5,
+                "he": he,
+                "set": "test" if k < many // 2 else "val" if k < many // 2 + 2 else "train",
+                "rater_a": score,
+                "rater_b": score if k % 3 else 0,
+            }
+        )
     pd.DataFrame(rows).to_csv(folder / "manifest.csv", index=False)
     return folder / "manifest.csv"
 
@@ -75,20 +105,34 @@ def made(tmp_path_factory):
     (folder / "data").mkdir()
     manifest = patches(folder / "data", 12)
     file = folder / "strangers.toml"
-    file.write_text(STUDY.format(source=str(manifest), networks=list(NETWORKS), patches=12), encoding="utf-8")
+    file.write_text(
+        STUDY.format(source=str(manifest), networks=list(NETWORKS), patches=12), encoding="utf-8"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "REPORTS", folder / "reports")
         patch.setattr(study, "CACHE", folder / "cache")
         own = study.load(str(file))
         data = cohort.prepared(own, side_px=64, progress=False)
-        part = {name: data.patches.take(np.flatnonzero(data.table["set"] == name)) for name in ("train", "val", "test")}
+        part = {
+            name: data.patches.take(np.flatnonzero(data.table["set"] == name))
+            for name in ("train", "val", "test")
+        }
         torch.set_num_threads(2)
         for axes in own.runs():
             net = models.create(axes["network"], side_px=64, weights="none", seed=0)
             recipe = train.recipe(axes["recipe"], network=axes["network"], **own.train)
             fit = train.fit(net, part["train"], part["val"], seed=0, progress=False, **recipe)
-            rows = [train.table(train.predict(fit.net, p.images), p, run=axes["run"], set=name) for name, p in part.items()]
-            train.save(own.folder_of(axes["run"]), net=fit.net, fit=fit, predictions=pd.concat(rows), parameters=axes)
+            rows = [
+                train.table(train.predict(fit.net, p.images), p, run=axes["run"], set=name)
+                for name, p in part.items()
+            ]
+            train.save(
+                own.folder_of(axes["run"]),
+                net=fit.net,
+                fit=fit,
+                predictions=pd.concat(rows),
+                parameters=axes,
+            )
         yield own, data, file, folder
 
 
@@ -103,10 +147,16 @@ def demo(tmp_path_factory):
         own = study_.load("demo")
         left = [run["run"] for run in own.runs() if not book.finished(own, run["run"])]
         if left:
-            pytest.skip(f"the demo study is not complete, {len(left)} of its runs are missing: make demo")
+            pytest.skip(
+                f"the demo study is not complete, {len(left)} of its runs are missing: make demo"
+            )
         folder = tmp_path_factory.mktemp("demo")
         (folder / "demo").mkdir()
-        for name in {path.name for path in own.folder.iterdir()} - {"notes", "explorer.html", "explorer_files"}:
+        for name in {path.name for path in own.folder.iterdir()} - {
+            "notes",
+            "explorer.html",
+            "explorer_files",
+        }:
             (folder / "demo" / name).symlink_to(own.folder.resolve() / name)
         return own, cohort.prepared(own, side_px=own.run()["side_px"], progress=False), folder
 
@@ -128,5 +178,10 @@ def page_file(made):
     from her2lib import explorer
 
     study, data, *_ = made
-    doubt = pd.DataFrame({"patch": data.table["name"], "doubt": np.where(data.table.index < 3, 0.9 - 0.1 * data.table.index, 0.01)})
+    doubt = pd.DataFrame(
+        {
+            "patch": data.table["name"],
+            "doubt": np.where(data.table.index < 3, 0.9 - 0.1 * data.table.index, 0.01),
+        }
+    )
     return Path(explorer.render(study, data, patches=12, doubt=doubt, progress=False))

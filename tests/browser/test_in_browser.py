@@ -22,7 +22,9 @@ from PIL import Image
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[2]
-SHOTS = os.environ.get("HER2_SHOTS")  # a folder that keeps a screenshot of each state, for a person to look at
+SHOTS = os.environ.get(
+    "HER2_SHOTS"
+)  # a folder that keeps a screenshot of each state, for a person to look at
 DRIVE = """async ([place, many]) => {
   // milliseconds from a slider's input to other pixels in a panel, many times over
   const root = document.querySelector(place), canvas = root.querySelectorAll("canvas.view")[1], spent = [];
@@ -53,15 +55,28 @@ class Seen:
 
     def __init__(self, page, root):
         self.page, self.root, self.said, self.asked = page, root, [], []
-        page.on("console", lambda message: self.said.append(message.text) if message.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda message: (
+                self.said.append(message.text) if message.type in ("error", "warning") else None
+            ),
+        )
         page.on("pageerror", lambda error: self.said.append(str(error)))
-        page.on("dialog", lambda dialog: (self.said.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        page.on(
+            "dialog",
+            lambda dialog: (self.said.append(f"dialog {dialog.message}"), dialog.dismiss()),
+        )
         page.on("request", lambda request: self.asked.append(request.url))
 
     def pixels(self, k):
         """(H,W,3) uint8 of panel k as it is drawn."""
-        url = self.page.evaluate("([root, k]) => document.querySelector(root).querySelectorAll('canvas.view')[k].toDataURL()", [self.root, k])
-        return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB"))
+        url = self.page.evaluate(
+            "([root, k]) => document.querySelector(root).querySelectorAll('canvas.view')[k].toDataURL()",
+            [self.root, k],
+        )
+        return np.asarray(
+            Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB")
+        )
 
     def until(self, k, before, seconds=20):
         """(H,W,3) pixels of panel k once they are others than before and at rest."""
@@ -87,8 +102,11 @@ class Seen:
         return self.page.locator(f"{self.root} .panel figcaption").nth(k).inner_text()
 
     def state(self, key):
-        return self.page.evaluate("([root, key]) => (document.querySelector(root).explorer"
-                                  " ?? document.querySelector(root).parentNode.explorer).get(key)", [self.root, key])
+        return self.page.evaluate(
+            "([root, key]) => (document.querySelector(root).explorer"
+            " ?? document.querySelector(root).parentNode.explorer).get(key)",
+            [self.root, key],
+        )
 
     def shot(self, name):
         if SHOTS:
@@ -98,20 +116,26 @@ class Seen:
 def slide(seen, key, value):
     """None; moves one of the page's sliders as a hand does: the value, then the input event."""
     seen.page.locator(f".field.{key} input").evaluate(
-        "(input, value) => { input.value = value; input.dispatchEvent(new Event('input', { bubbles: true })); }", value)
+        "(input, value) => { input.value = value; input.dispatchEvent(new Event('input', { bubbles: true })); }",
+        value,
+    )
 
 
 def loaded(seen, name):
     """None once both panels of the page are drawn."""
-    seen.page.wait_for_function("() => { const e = document.getElementById('her2-explorer')?.explorer;"
-                                "return e && e.panels.length && e.panels.every((p) => p.picture) && e.panels[1].map; }")
+    seen.page.wait_for_function(
+        "() => { const e = document.getElementById('her2-explorer')?.explorer;"
+        "return e && e.panels.length && e.panels.every((p) => p.picture) && e.panels[1].map; }"
+    )
     seen.page.wait_for_timeout(120)
     seen.shot(name)
 
 
 @pytest.fixture
 def page(browser, page_file):
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, offline=True, accept_downloads=True)
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 800}, offline=True, accept_downloads=True
+    )
     seen = Seen(context.new_page(), "#her2-explorer")
     seen.page.goto(page_file.as_uri())
     loaded(seen, "b0_open")
@@ -131,15 +155,21 @@ def colourful(image):
 def test_the_page_shows_every_choice_in_its_pixels(page):
     original = page.pixels(0)
     assert colourful(original) > 5
-    assert page.caption(1).startswith("ViT-Tiny (COLLAPSED) · Grad-CAM for score ")  # one epoch teaches nothing, and the page says so
+    assert page.caption(1).startswith(
+        "ViT-Tiny (COLLAPSED) · Grad-CAM for score "
+    )  # one epoch teaches nothing, and the page says so
     page.changed(1, choose, page, "ResNet18")
-    assert re.match(r"ResNet18( \(COLLAPSED\))? · Grad-CAM for score [0-3]\+?, predicted$", page.caption(1))
+    assert re.match(
+        r"ResNet18( \(COLLAPSED\))? · Grad-CAM for score [0-3]\+?, predicted$", page.caption(1)
+    )
     assert page.text(".panel >> nth=1 >> .unit").startswith("purple speaks against score")
     _, grad_cam = page.changed(1, choose, page, "ViT-Tiny")
     assert re.match(r"ViT-Tiny( \(COLLAPSED\))? · Grad-CAM for", page.caption(1))
     _, attention = page.changed(1, page.page.select_option, ".method select", "attention")
     assert "attention, layer 1, mean of heads, from CLS" in page.caption(1)
-    page.changed(1, page.page.set_checked, ".stretch input", True)  # one epoch leaves attention nearly even: only then layers differ visibly
+    page.changed(
+        1, page.page.set_checked, ".stretch input", True
+    )  # one epoch leaves attention nearly even: only then layers differ visibly
     assert not np.array_equal(attention, grad_cam)
     page.shot("b1_attention")
     page.changed(1, slide, page, "layer", 5)
@@ -154,12 +184,21 @@ def test_the_page_shows_every_choice_in_its_pixels(page):
     page.shot("b2_threshold")
     page.changed(1, slide, page, "threshold", 0.0)
     page.page.locator(".panel canvas.view").nth(1).click(position={"x": 400, "y": 40})
-    page.page.wait_for_function("() => document.querySelectorAll('.her2 figcaption')[1].textContent.includes('from token row 1, column 4, mean distance')")
+    page.page.wait_for_function(
+        "() => document.querySelectorAll('.her2 figcaption')[1].textContent.includes('from token row 1, column 4, mean distance')"
+    )
     assert re.search(r"mean distance \d+ px \(\d+ µm\)", page.caption(1))
     said = page.text(".status")
-    assert re.fullmatch(r"Attention now starts from the token in row 1, column 4: on average it looks \d+ px \(\d+ µm\) away. Esc goes back.", said)
-    assert re.search(r"row 1, column 4 of 4 x 4 · 0 px \(0 µm\) from the token$", page.text(".values"))  # of the map in sight, not of the one before
-    assert page.page.locator(".field.head input").is_disabled()  # the page holds the mean of the heads for tokens
+    assert re.fullmatch(
+        r"Attention now starts from the token in row 1, column 4: on average it looks \d+ px \(\d+ µm\) away. Esc goes back.",
+        said,
+    )
+    assert re.search(
+        r"row 1, column 4 of 4 x 4 · 0 px \(0 µm\) from the token$", page.text(".values")
+    )  # of the map in sight, not of the one before
+    assert page.page.locator(
+        ".field.head input"
+    ).is_disabled()  # the page holds the mean of the heads for tokens
     page.shot("b3_token")
     assert np.array_equal(original, page.pixels(0))
 
@@ -179,10 +218,17 @@ def test_patches_filters_and_names_that_strangers_gave(page):
                 page.page.set_checked(f".{key} input", value)
             else:
                 page.page.locator(f".{key} input, .{key} select").evaluate(
-                    "(n, v) => { n.value = v; n.dispatchEvent(new Event(n.tagName === 'SELECT' ? 'change' : 'input')); }", str(value))
+                    "(n, v) => { n.value = v; n.dispatchEvent(new Event(n.tagName === 'SELECT' ? 'change' : 'input')); }",
+                    str(value),
+                )
         page.page.wait_for_timeout(120)
-        return [name["name"] for name in page.page.evaluate("(() => { const e = document.getElementById('her2-explorer').explorer;"
-                                                            "return e.rows.map((i) => e.catalogue.patches[i]); })()")]
+        return [
+            name["name"]
+            for name in page.page.evaluate(
+                "(() => { const e = document.getElementById('her2-explorer').explorer;"
+                "return e.rows.map((i) => e.catalogue.patches[i]); })()"
+            )
+        ]
 
     known = page.page.evaluate("document.getElementById('her2-explorer').explorer.catalogue")
     run = known["networks"][0]["run"]
@@ -195,7 +241,9 @@ def test_patches_filters_and_names_that_strangers_gave(page):
     assert "Widen the filters" in page.text(".count")
     assert left(search="", truth="2+") == [name for name in every if score[name] == 2]
     assert left(truth="any", predicted="3+") == [name for name in every if answer[name] == 3]
-    assert left(predicted="any", verdict="right") == [name for name in every if answer[name] == score[name]]
+    assert left(predicted="any", verdict="right") == [
+        name for name in every if answer[name] == score[name]
+    ]
     assert left(verdict="wrong") == [name for name in every if answer[name] != score[name]]
     middle = round(sorted(sure.values())[6])
     assert left(verdict="any", sure_from=middle) == [name for name in every if sure[name] >= middle]
@@ -204,15 +252,26 @@ def test_patches_filters_and_names_that_strangers_gave(page):
     assert left(sure_to=100, disagree=True) == differ
     assert 0 < len(differ) < 12
     doubtful = left(disagree=False, doubt=True)
-    assert doubtful == sorted((row["name"] for row in known["patches"] if row["doubt"] > 0.5), key=lambda name: -known_doubt(known, name))
+    assert doubtful == sorted(
+        (row["name"] for row in known["patches"] if row["doubt"] > 0.5),
+        key=lambda name: -known_doubt(known, name),
+    )
     assert len(doubtful) == 3
     page.shot("b4_filter")
 
 
 def choose(seen, word):
     """None; the network whose name begins so: a run that learnt nothing carries a mark behind its name."""
-    menu = seen.page.locator(".her2 .network select") if seen.root == "#her2-explorer" else control(seen, "Network").locator("select")
-    menu.select_option(label=next(text for text in menu.locator("option").all_inner_texts() if text.startswith(word)))
+    menu = (
+        seen.page.locator(".her2 .network select")
+        if seen.root == "#her2-explorer"
+        else control(seen, "Network").locator("select")
+    )
+    menu.select_option(
+        label=next(
+            text for text in menu.locator("option").all_inner_texts() if text.startswith(word)
+        )
+    )
 
 
 def evil(page):
@@ -234,7 +293,9 @@ def test_keys_do_everything(page):
     press("Home")
     assert page.state("patch") == 0
     press("2")
-    assert page.page.evaluate("document.activeElement.getAttribute('aria-label')").startswith("Panel 2")
+    assert page.page.evaluate("document.activeElement.getAttribute('aria-label')").startswith(
+        "Panel 2"
+    )
     choose(page, "ViT-Tiny")
     page.page.locator(".panel").nth(1).focus()
     page.page.set_checked(".stretch input", True)
@@ -267,14 +328,40 @@ def test_keys_do_everything(page):
     page.page.locator(".search input").focus()
     for _ in range(45):
         press("Tab")
-        reached.add(page.page.evaluate("(() => { const a = document.activeElement; return a.closest('label')?.className.split(' ').at(-1) ?? a.textContent; })()"))
-    wanted = {"truth", "predicted", "verdict", "sure_from", "sure_to", "disagree", "doubt", "shows", "network", "method", "score", "layer", "head",
-              "opacity", "threshold", "smooth", "stretch", "Screenshot", "Save note", "Download notes"}
+        reached.add(
+            page.page.evaluate(
+                "(() => { const a = document.activeElement; return a.closest('label')?.className.split(' ').at(-1) ?? a.textContent; })()"
+            )
+        )
+    wanted = {
+        "truth",
+        "predicted",
+        "verdict",
+        "sure_from",
+        "sure_to",
+        "disagree",
+        "doubt",
+        "shows",
+        "network",
+        "method",
+        "score",
+        "layer",
+        "head",
+        "opacity",
+        "threshold",
+        "smooth",
+        "stretch",
+        "Screenshot",
+        "Save note",
+        "Download notes",
+    }
     assert wanted - {"score"} <= reached  # attention knows no score, so that menu is switched off
 
 
 def test_touch_moves_pinches_and_picks_a_token(browser, page_file):
-    context = browser.new_context(viewport={"width": 820, "height": 1180}, has_touch=True, is_mobile=True, offline=True)
+    context = browser.new_context(
+        viewport={"width": 820, "height": 1180}, has_touch=True, is_mobile=True, offline=True
+    )
     seen = Seen(context.new_page(), "#her2-explorer")
     seen.page.goto(page_file.as_uri())
     loaded(seen, "b6_tablet")
@@ -283,7 +370,9 @@ def test_touch_moves_pinches_and_picks_a_token(browser, page_file):
     seen.page.select_option(".method select", "attention")
     box = seen.page.locator(".panel canvas.view").nth(1).bounding_box()
     seen.page.touchscreen.tap(box["x"] + 30, box["y"] + 30)
-    seen.page.wait_for_function("() => document.querySelectorAll('.her2 figcaption')[1].textContent.includes('from token row 1, column 1')")
+    seen.page.wait_for_function(
+        "() => document.querySelectorAll('.her2 figcaption')[1].textContent.includes('from token row 1, column 1')"
+    )
     devtools = context.new_cdp_session(seen.page)
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
@@ -312,7 +401,10 @@ def test_notes_are_kept_by_reader_and_come_down_as_csv(page):
     assert "Give your name" in page.text(".notes .told")
     note("A", "3+", '=cmd|" faint,\nedge')
     note("B", "", "<b>other</b>")
-    assert page.page.locator(".notes .list li").all_inner_texts() == ['A: 3+, =cmd|" faint, edge', "B: no score, <b>other</b>"]
+    assert page.page.locator(".notes .list li").all_inner_texts() == [
+        'A: 3+, =cmd|" faint, edge',
+        "B: no score, <b>other</b>",
+    ]
     page.shot("b8_notes")
     page.page.reload()
     loaded(page, "b9_again")
@@ -321,14 +413,27 @@ def test_notes_are_kept_by_reader_and_come_down_as_csv(page):
     with page.page.expect_download() as down:
         page.page.get_by_role("button", name="Download notes").click()
     rows = list(csv.DictReader(io.StringIO(Path(down.value.path()).read_text(encoding="utf-8"))))
-    assert [(row["reader"], row["patch"], row["score"]) for row in rows] == [("A", EVIL, "3+"), ("B", EVIL, "")]
+    assert [(row["reader"], row["patch"], row["score"]) for row in rows] == [
+        ("A", EVIL, "3+"),
+        ("B", EVIL, ""),
+    ]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}\+00:00", row["time"]) for row in rows)
 
 
 def test_the_screenshot_carries_its_caption(page):
     evil(page)
-    words = " ".join(page.page.evaluate("document.getElementById('her2-explorer').explorer.caption()"))
-    for part in (EVIL, "study strangers", "recipe as_presented, seed 0, weights none, 64 px", "Grad-CAM", "COLLAPSED: ", "Scaling: each map divided by", "Research use only"):
+    words = " ".join(
+        page.page.evaluate("document.getElementById('her2-explorer').explorer.caption()")
+    )
+    for part in (
+        EVIL,
+        "study strangers",
+        "recipe as_presented, seed 0, weights none, 64 px",
+        "Grad-CAM",
+        "COLLAPSED: ",
+        "Scaling: each map divided by",
+        "Research use only",
+    ):
         assert part in words
     with page.page.expect_download() as down:
         page.page.get_by_role("button", name="Screenshot").click()
@@ -365,7 +470,10 @@ def test_each_panel_shows_what_it_is_told(page):
     page.page.locator(".panel").nth(1).focus()
     page.page.select_option(".shows select", "he")
     page.page.wait_for_timeout(200)
-    assert page.page.evaluate("document.getElementById('her2-explorer').explorer.panels[1].error") == "This patch has no HE partner."
+    assert (
+        page.page.evaluate("document.getElementById('her2-explorer').explorer.panels[1].error")
+        == "This patch has no HE partner."
+    )
 
 
 def test_what_passes_the_limit_lies_in_files_beside_the_page(browser, made, tmp_path, monkeypatch):
@@ -389,10 +497,14 @@ def test_what_passes_the_limit_lies_in_files_beside_the_page(browser, made, tmp_
     seen.page.locator(".strip").focus()
     seen.changed(0, seen.page.keyboard.press, "End")
     assert [url.rsplit("/", 1)[1] for url in seen.asked if "explorer_files" in url] == ["011.js"]
-    seen.page.wait_for_function("() => document.getElementById('her2-explorer').explorer.panels[1].map")
+    seen.page.wait_for_function(
+        "() => document.getElementById('her2-explorer').explorer.panels[1].map"
+    )
     (file.parent / "explorer_files" / "010.js").unlink()
     seen.page.keyboard.press("ArrowLeft")
-    seen.page.wait_for_function("() => document.getElementById('her2-explorer').explorer.panels[1].error.includes('010.js is missing: copy that folder')")
+    seen.page.wait_for_function(
+        "() => document.getElementById('her2-explorer').explorer.panels[1].error.includes('010.js is missing: copy that folder')"
+    )
     context.close()
 
 
@@ -403,7 +515,10 @@ def test_five_thousand_patches_cost_what_is_in_sight(browser, page_file, tmp_pat
     held["catalogue"]["patches"] = [{**rows[k % 12], "name": f"{k:05}.png"} for k in range(5000)]
     many = json.dumps(held).replace("<", "\\u003c")
     file = tmp_path / "many.html"
-    file.write_text(re.sub(r'(id="her2-data">).*?(</script>)', lambda m: m[1] + many + m[2], text, flags=re.S), encoding="utf-8")
+    file.write_text(
+        re.sub(r'(id="her2-data">).*?(</script>)', lambda m: m[1] + many + m[2], text, flags=re.S),
+        encoding="utf-8",
+    )
     context = browser.new_context(offline=True)
     seen = Seen(context.new_page(), "#her2-explorer")
     seen.page.goto(file.as_uri())
@@ -411,7 +526,9 @@ def test_five_thousand_patches_cost_what_is_in_sight(browser, page_file, tmp_pat
     assert seen.text(".count") == "5000 of 5000 patches."
     assert seen.page.locator(".thumb").count() < 40
     seen.page.locator(".strip").evaluate("(node) => (node.scrollLeft = 104 * 4000)")
-    seen.page.wait_for_function("() => document.querySelector('.thumb .name').textContent.startsWith('039')")
+    seen.page.wait_for_function(
+        "() => document.querySelector('.thumb .name').textContent.startsWith('039')"
+    )
     assert seen.page.locator(".thumb").count() < 40
     context.close()
 
@@ -434,27 +551,61 @@ def lab(shown, tmp_path_factory, request):
     """(address, token) of JupyterLab on loopback, with 90_explorer set to that study."""
     own, _, reports = shown
     small, root = own.name != "demo", tmp_path_factory.mktemp("lab")
-    file, cache = (str(request.getfixturevalue("made")[2]), request.getfixturevalue("made")[3] / "cache") if small else ("demo", PLACES[1])
+    file, cache = (
+        (str(request.getfixturevalue("made")[2]), request.getfixturevalue("made")[3] / "cache")
+        if small
+        else ("demo", PLACES[1])
+    )
     (root / "notebooks").mkdir()
     notebook = json.loads((ROOT / "notebooks" / "90_explorer.ipynb").read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         if "parameters" in cell["metadata"].get("tags", []):
             cell["source"] = [f"study = {file!r}"]
     (root / "notebooks" / "90_explorer.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
-    last = next(k for k, cell in enumerate(notebook["cells"]) if "explorer.widget(" in "".join(cell["source"]))
-    (root / "notebooks" / "memory.ipynb").write_text(json.dumps({**notebook, "cells": notebook["cells"][: last + 1]}), encoding="utf-8")
-    quiet = root / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    last = next(
+        k
+        for k, cell in enumerate(notebook["cells"])
+        if "explorer.widget(" in "".join(cell["source"])
+    )
+    (root / "notebooks" / "memory.ipynb").write_text(
+        json.dumps({**notebook, "cells": notebook["cells"][: last + 1]}), encoding="utf-8"
+    )
+    quiet = (
+        root
+        / "settings"
+        / "@jupyterlab"
+        / "apputils-extension"
+        / "notification.jupyterlab-settings"
+    )
     quiet.parent.mkdir(parents=True)
     quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}', encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     token, places = secrets.token_hex(16), ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
-    env = {**os.environ, **{f"JUPYTER_{name}": str(root / name) for name in places}, "JUPYTERLAB_SETTINGS_DIR": str(root / "settings"),
-           "JUPYTERLAB_WORKSPACES_DIR": str(root / "workspaces"), "HER2_REPORTS": str(reports), "HER2_CACHE": str(cache)}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--port={port}",
-               "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}", "--LabApp.news_url=None", "--LabApp.expose_app_in_browser=True",
-               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    env = {
+        **os.environ,
+        **{f"JUPYTER_{name}": str(root / name) for name in places},
+        "JUPYTERLAB_SETTINGS_DIR": str(root / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(root / "workspaces"),
+        "HER2_REPORTS": str(reports),
+        "HER2_CACHE": str(cache),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ServerApp.ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={root}",
+        "--LabApp.news_url=None",
+        "--LabApp.expose_app_in_browser=True",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
     with open(root / "log", "w") as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
     try:
@@ -479,7 +630,9 @@ def widget(browser, lab):
     address, token = lab
     context = browser.new_context(viewport={"width": 1500, "height": 1300}, accept_downloads=True)
     seen = Seen(context.new_page(), ".her2")
-    seen.page.goto(f"{address}/lab/tree/notebooks/90_explorer.ipynb?token={token}")  # with ?reset it loads twice and drops what was run between
+    seen.page.goto(
+        f"{address}/lab/tree/notebooks/90_explorer.ipynb?token={token}"
+    )  # with ?reset it loads twice and drops what was run between
     seen.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
     seen.page.evaluate(RUN)
     try:
@@ -487,14 +640,19 @@ def widget(browser, lab):
     finally:
         seen.shot("a0_lab")
     seen.page.evaluate("document.querySelector('.her2').scrollIntoView({ block: 'start' })")
-    seen.page.wait_for_function("() => document.querySelector('.her2').explorer.panels.every((p) => p.picture)", timeout=240_000)  # the kernel writes explorer.html first
+    seen.page.wait_for_function(
+        "() => document.querySelector('.her2').explorer.panels.every((p) => p.picture)",
+        timeout=240_000,
+    )  # the kernel writes explorer.html first
     yield seen
     context.close()
 
 
 def control(seen, label):
     """Locator of the ipywidget with that description."""
-    return seen.page.locator(".jupyter-widgets:has(> label)", has=seen.page.get_by_text(label, exact=True)).first
+    return seen.page.locator(
+        ".jupyter-widgets:has(> label)", has=seen.page.get_by_text(label, exact=True)
+    ).first
 
 
 def turn(seen, label, keys):
@@ -513,11 +671,15 @@ def test_the_widget_shows_every_choice_in_its_pixels(widget, shown):
     assert (EVIL in names) == (study.name != "demo")
     seen.changed(1, choose, seen, "ResNet18")
     assert re.match(r"ResNet18( \(COLLAPSED\))? · Grad-CAM for score", seen.caption(1))
-    assert control(seen, "Layer").locator(".noUi-target").get_attribute("disabled") is not None  # a CNN has none
+    assert (
+        control(seen, "Layer").locator(".noUi-target").get_attribute("disabled") is not None
+    )  # a CNN has none
     seen.shot(f"a1_grad_cam_{study.name}")
     seen.changed(1, choose, seen, "ViT-Tiny")
     seen.changed(1, control(seen, "Method").locator("select").select_option, label="Attention")
-    assert re.match(r"ViT-Tiny( \(COLLAPSED\))? · attention, layer 1, mean of heads, from CLS", seen.caption(1))
+    assert re.match(
+        r"ViT-Tiny( \(COLLAPSED\))? · attention, layer 1, mean of heads, from CLS", seen.caption(1)
+    )
     assert control(seen, "Explains").locator("select").is_disabled()  # attention knows no score
     seen.shot(f"a1_attention_{study.name}")
     seen.changed(1, control(seen, "stretch").locator("input").check)
@@ -530,8 +692,12 @@ def test_the_widget_shows_every_choice_in_its_pixels(widget, shown):
     assert colourful(strong) > 20
     view = seen.page.locator(".her2 .panel canvas.view").nth(1)
     seen.changed(1, view.click, position={"x": 12, "y": 12})
-    seen.page.wait_for_function("() => document.querySelectorAll('.her2 figcaption')[1].textContent.includes('head 2, from token row 1, column 1, mean distance')")
-    seen.page.wait_for_function("() => document.querySelector('.her2 .status').textContent.startsWith('Attention now starts from the token in row 1, column 1: ')")
+    seen.page.wait_for_function(
+        "() => document.querySelectorAll('.her2 figcaption')[1].textContent.includes('head 2, from token row 1, column 1, mean distance')"
+    )
+    seen.page.wait_for_function(
+        "() => document.querySelector('.her2 .status').textContent.startsWith('Attention now starts from the token in row 1, column 1: ')"
+    )
     seen.shot(f"a2_token_{study.name}")
     seen.changed(0, seen.page.locator(".her2 .thumb").nth(1).click)
     assert seen.text(".bars h3") == table["name"][1]
@@ -541,8 +707,11 @@ def test_the_widget_shows_every_choice_in_its_pixels(widget, shown):
     seen.page.get_by_role("button", name="Save note").click()
     seen.page.get_by_text(f"Kept in Dr_X.csv: {table['name'][1]}").wait_for()
     from her2lib import explorer
+
     rows = explorer.notes(reports / study.name / "notes")
-    assert rows.loc[rows["reader"] == "Dr. X", ["patch", "score", "note"]].to_numpy().tolist()[-1] == [table["name"][1], "2+", "seen in the notebook"]
+    assert rows.loc[rows["reader"] == "Dr. X", ["patch", "score", "note"]].to_numpy().tolist()[
+        -1
+    ] == [table["name"][1], "2+", "seen in the notebook"]
     assert (reports / study.name / "explorer.html").is_file()
     seen.shot(f"a3_note_{study.name}")
 
@@ -550,19 +719,34 @@ def test_the_widget_shows_every_choice_in_its_pixels(widget, shown):
 def test_a_dropped_file_is_scored_and_mapped(widget):
     seen, many = widget, widget.page.locator(".her2 .count").inner_text()
     picture = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(60, 220, (130, 130, 3)).astype(np.uint8)).save(picture, "PNG")
-    seen.page.evaluate("""([bytes, name]) => { const all = new DataTransfer();
+    Image.fromarray(
+        np.random.default_rng(0).integers(60, 220, (130, 130, 3)).astype(np.uint8)
+    ).save(picture, "PNG")
+    seen.page.evaluate(
+        """([bytes, name]) => { const all = new DataTransfer();
       all.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
       document.querySelector(".her2 .panels").dispatchEvent(new DragEvent("drop", { dataTransfer: all, bubbles: true, cancelable: true })); }""",
-                       [list(picture.getvalue()), "<b>own</b>.png"])
-    seen.page.wait_for_function("() => document.querySelector('.her2 .bars h3').textContent === '<b>own</b>.png'", timeout=20_000)
-    seen.page.wait_for_function("() => { const e = document.querySelector('.her2').explorer; return e.stacks.kept.has(e.wants(e.get('panels')[1]).stack) && e.panels[1].map; }", timeout=20_000)
+        [list(picture.getvalue()), "<b>own</b>.png"],
+    )
+    seen.page.wait_for_function(
+        "() => document.querySelector('.her2 .bars h3').textContent === '<b>own</b>.png'",
+        timeout=20_000,
+    )
+    seen.page.wait_for_function(
+        "() => { const e = document.querySelector('.her2').explorer; return e.stacks.kept.has(e.wants(e.get('panels')[1]).stack) && e.panels[1].map; }",
+        timeout=20_000,
+    )
     seen.page.wait_for_timeout(120)
     assert seen.text(".count") != many
-    shares = [int(text.removesuffix(" %")) for text in seen.page.locator(".her2 .bars .share").all_inner_texts()]
+    shares = [
+        int(text.removesuffix(" %"))
+        for text in seen.page.locator(".her2 .bars .share").all_inner_texts()
+    ]
     assert 97 <= sum(shares) <= 103
     assert "was read and scored; it is not kept" in seen.text(".status")
-    seen.shot(f"a4_dropped_{seen.page.evaluate('document.querySelector(`.her2`).explorer.catalogue.study')}")
+    seen.shot(
+        f"a4_dropped_{seen.page.evaluate('document.querySelector(`.her2`).explorer.catalogue.study')}"
+    )
     errors = [text for text in seen.said if "her2" in text.lower() or "anywidget" in text.lower()]
     assert errors == []
 
@@ -593,17 +777,30 @@ TURN = """async ([place, many]) => {
 class Tab:
     """A tab of its own that Playwright does not drive, and that answers what it is asked."""
 
-    # Playwright records the network of its tabs, in their renderer: every WebSocket frame stays there as text, 80 KB for an answer of
-    # 20 KB. 500 patch changes in JupyterLab cost 161 MB in a tab of Playwright's (such strings: 55 for each 250), and 46 to 64 in one that nobody records
-    # (V8's empty reserve 34, decoded thumbnails 18), 22 to 49 since thumbnails are kept at the size they are drawn.
+    # Playwright records the network of its tabs, in their renderer: every WebSocket frame stays
+    # there as text, 80 KB for an answer of
+    # 20 KB. 500 patch changes in JupyterLab cost 161 MB in a tab of Playwright's (such strings: 55
+    # for each 250), and 46 to 64 in one that nobody records
+    # (V8's empty reserve 34, decoded thumbnails 18), 22 to 49 since thumbnails are kept at the size
+    # they are drawn.
 
     def __init__(self, browser, address):
         self.devtools, self.answers, self.asked = browser.new_browser_cdp_session(), {}, 0
-        self.devtools.on("Target.receivedMessageFromTarget", lambda event: self.hear(json.loads(event["message"])))
+        self.devtools.on(
+            "Target.receivedMessageFromTarget",
+            lambda event: self.hear(json.loads(event["message"])),
+        )
         self.context = self.devtools.send("Target.createBrowserContext")["browserContextId"]
-        place = {"url": "about:blank", "browserContextId": self.context, "width": 1500, "height": 1300}
+        place = {
+            "url": "about:blank",
+            "browserContextId": self.context,
+            "width": 1500,
+            "height": 1300,
+        }
         target = self.devtools.send("Target.createTarget", place)["targetId"]
-        self.session = self.devtools.send("Target.attachToTarget", {"targetId": target, "flatten": False})["sessionId"]
+        self.session = self.devtools.send(
+            "Target.attachToTarget", {"targetId": target, "flatten": False}
+        )["sessionId"]
         self.send("Emulation.setFocusEmulationEnabled", enabled=True)
         self.send("Page.navigate", url=address)
 
@@ -613,11 +810,15 @@ class Tab:
     def send(self, method, **parameters):
         self.asked += 1
         message = json.dumps({"id": self.asked, "method": method, "params": parameters})
-        self.devtools.send("Target.sendMessageToTarget", {"sessionId": self.session, "message": message})
+        self.devtools.send(
+            "Target.sendMessageToTarget", {"sessionId": self.session, "message": message}
+        )
         end = time.monotonic() + 400
         while self.asked not in self.answers:
             assert time.monotonic() < end, f"no answer to {message[:200]}"
-            self.devtools.send("Browser.getVersion")  # only while something is sent are events heard
+            self.devtools.send(
+                "Browser.getVersion"
+            )  # only while something is sent are events heard
             time.sleep(0.05)
         answer = self.answers.pop(self.asked)
         assert "error" not in answer, answer
@@ -626,7 +827,9 @@ class Tab:
     def evaluate(self, code, value=None):
         """What a function in the tab returns for a value, awaited; code that is no function is evaluated as it is."""
         code = f"({code})({json.dumps(value)})" if "=>" in code else code
-        answer = self.send("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
+        answer = self.send(
+            "Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True
+        )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -647,14 +850,25 @@ def held(tab, browser, kernel=None):
 
     known = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
     own = sum(psutil.Process(process["id"]).memory_full_info().uss for process in known)
-    heap, reserved = tab.evaluate("() => [performance.memory.usedJSHeapSize, performance.memory.totalJSHeapSize]")
-    return {"heap": heap, "reserve": reserved - heap, "browser": own, **({"kernel": kernel.memory_info().rss} if kernel else {})}
+    heap, reserved = tab.evaluate(
+        "() => [performance.memory.usedJSHeapSize, performance.memory.totalJSHeapSize]"
+    )
+    return {
+        "heap": heap,
+        "reserve": reserved - heap,
+        "browser": own,
+        **({"kernel": kernel.memory_info().rss} if kernel else {}),
+    }
 
 
 def grown(tab, browser, root, *, kernel=None, relieve=None):
     """(patches visited, dict of MB that 500 patch changes add, the same after relieve has told the browser that memory is short)."""
+
     def more():
-        return {name: round((now - before[name]) / 1e6, 1) for name, now in held(tab, browser, kernel).items()}
+        return {
+            name: round((now - before[name]) / 1e6, 1)
+            for name, now in held(tab, browser, kernel).items()
+        }
 
     tab.evaluate(TURN, [root, 5])
     before, visited = held(tab, browser, kernel), tab.evaluate(TURN, [root, 250])
@@ -681,13 +895,22 @@ def test_how_fast_the_page_is(browser, request, which):
     move = "(k) => { const i = document.querySelector('.field.KEY input'); i.value = VALUE; i.dispatchEvent(new Event('input', { bubbles: true })); }"
     seen.page.set_checked(".stretch input", True)
     told = {}
-    for key, value in (("opacity", "0.2 + 0.6 * ((k * 7) % 50) / 50"), ("threshold", "0.2 + 0.7 * ((k * 7) % 50) / 50"), ("layer", "2 + (k % 11)")):
+    for key, value in (
+        ("opacity", "0.2 + 0.6 * ((k * 7) % 50) / 50"),
+        ("threshold", "0.2 + 0.7 * ((k * 7) % 50) / 50"),
+        ("layer", "2 + (k % 11)"),
+    ):
         if key == "layer":
             slide(seen, "threshold", 0)
-        spent = seen.page.evaluate(DRIVE.replace("MOVE", move.replace("KEY", key).replace("VALUE", value)), ["#her2-explorer", 200])
+        spent = seen.page.evaluate(
+            DRIVE.replace("MOVE", move.replace("KEY", key).replace("VALUE", value)),
+            ["#her2-explorer", 200],
+        )
         told[key] = round(p95(spent), 1)
     visited, more, _ = grown(seen.page, browser, seen.root)
-    print(f"\n{which}: open {opened:.0f} ms, {file.stat().st_size / 1e6:.1f} MB, p95 ms of 200 moves {told}, 500 changes over {visited} patches: MB {more}")
+    print(
+        f"\n{which}: open {opened:.0f} ms, {file.stat().st_size / 1e6:.1f} MB, p95 ms of 200 moves {told}, 500 changes over {visited} patches: MB {more}"
+    )
     context.close()
     assert seen.said == []
     assert file.stat().st_size <= 8e6
@@ -715,15 +938,23 @@ def test_what_500_changes_cost_in_jupyterlab(browser, lab, shown):
     import psutil
 
     def kernels():
-        return {child.pid: child for child in psutil.Process().children(recursive=True) if "ipykernel" in " ".join(child.cmdline())}
+        return {
+            child.pid: child
+            for child in psutil.Process().children(recursive=True)
+            if "ipykernel" in " ".join(child.cmdline())
+        }
 
     others, (address, token) = set(kernels()), lab
     tab = Tab(browser, f"{address}/lab/workspaces/memory/tree/notebooks/memory.ipynb?token={token}")
-    tab.until("document.querySelector('.jp-Notebook .jp-Cell') && window.jupyterapp?.shell.currentWidget")
+    tab.until(
+        "document.querySelector('.jp-Notebook .jp-Cell') && window.jupyterapp?.shell.currentWidget"
+    )
     tab.evaluate(RUN)
     tab.until("document.querySelector('.her2')?.explorer?.panels[1]?.map")
-    choice = "([label, word]) => { const box = [...document.querySelectorAll('.jupyter-widgets')].find((n) => n.querySelector(':scope > label')?.textContent === label)," \
-             " menu = box.querySelector('select'); menu.selectedIndex = [...menu.options].findIndex((o) => o.textContent.startsWith(word)); menu.dispatchEvent(new Event('change', { bubbles: true })); }"
+    choice = (
+        "([label, word]) => { const box = [...document.querySelectorAll('.jupyter-widgets')].find((n) => n.querySelector(':scope > label')?.textContent === label),"
+        " menu = box.querySelector('select'); menu.selectedIndex = [...menu.options].findIndex((o) => o.textContent.startsWith(word)); menu.dispatchEvent(new Event('change', { bubbles: true })); }"
+    )
     for label, word in (("Network", "ViT-Tiny"), ("Method", "Attention")):
         tab.evaluate(choice, [label, word])
         time.sleep(1)
@@ -737,7 +968,9 @@ def test_what_500_changes_cost_in_jupyterlab(browser, lab, shown):
 
     visited, more, kept = grown(tab, browser, ".her2", kernel=kernel, relieve=relieve)
     tab.close()
-    print(f"widget, study {shown[0].name}: 500 changes over {visited} patches: MB {more}, when memory is short {kept}")
+    print(
+        f"widget, study {shown[0].name}: 500 changes over {visited} patches: MB {more}, when memory is short {kept}"
+    )
     assert visited == min(250, len(shown[1]))
     assert max(more["heap"], more["browser"], more["kernel"]) <= 50
     assert kept["browser"] <= 50

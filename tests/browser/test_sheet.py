@@ -12,7 +12,9 @@ from her2lib import cli, readers
 from her2lib.patches import read
 
 pytestmark = pytest.mark.browser
-SHOTS = os.environ.get("HER2_SHOTS")  # a folder that keeps a screenshot of each state, for a person to look at
+SHOTS = os.environ.get(
+    "HER2_SHOTS"
+)  # a folder that keeps a screenshot of each state, for a person to look at
 READER = "Dr. <b onclick=alert(1)>A</b>"
 SHOWN = "[document.documentElement.outerHTML, ...[...document.querySelectorAll('*')].flatMap((n) => [...n.attributes].map((a) => a.value))].join(' ')"
 
@@ -24,7 +26,11 @@ def made(tmp_path_factory):
     (place / "data").mkdir()
     manifest = patches(place / "data", 8, side_px=256)
     table = read(manifest)[0]
-    return manifest, table, readers.sheets(table, place / "sheets", readers=[READER, "B"], repeats=0.25)
+    return (
+        manifest,
+        table,
+        readers.sheets(table, place / "sheets", readers=[READER, "B"], repeats=0.25),
+    )
 
 
 @pytest.fixture
@@ -34,11 +40,25 @@ def opened(browser, made):
     key = pd.read_csv(made[2] / "key.csv", dtype=str)
 
     def page_of(reader, width=1280, height=800, **more):
-        contexts.append(browser.new_context(viewport={"width": width, "height": height}, offline=True, accept_downloads=True, **more))
+        contexts.append(
+            browser.new_context(
+                viewport={"width": width, "height": height},
+                offline=True,
+                accept_downloads=True,
+                **more,
+            )
+        )
         page = contexts[-1].new_page()
-        page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda message: (
+                said.append(message.text) if message.type in ("error", "warning") else None
+            ),
+        )
         page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        page.on(
+            "dialog", lambda dialog: (said.append(f"dialog {dialog.message}"), dialog.dismiss())
+        )
         page.on("request", lambda request: asked.append(request.url))
         page.goto((made[2] / readers._folder(reader) / "sheet.html").as_uri())
         drawn(page)
@@ -53,7 +73,9 @@ def opened(browser, made):
 
 def drawn(page):
     """None once the patch is in sight."""
-    page.wait_for_function("() => { const i = document.getElementById('patch'); return i.complete && i.naturalWidth && i.style.transform; }")
+    page.wait_for_function(
+        "() => { const i = document.getElementById('patch'); return i.complete && i.naturalWidth && i.style.transform; }"
+    )
 
 
 def shot(page, name):
@@ -71,12 +93,16 @@ def saved(page):
 
 def test_nothing_on_the_page_tells_name_or_score(made, opened):
     page, key = opened(READER)
-    assert page.locator("#whose").inner_text() == f"Sheet of {READER}"  # as text: no such element, nothing to click
+    assert (
+        page.locator("#whose").inner_text() == f"Sheet of {READER}"
+    )  # as text: no such element, nothing to click
     assert page.locator("header b").count() == 1
     assert page.locator("#scores .on").count() == 0  # no score is chosen before the reader chose
     for place in range(len(key)):
         told = page.evaluate(SHOWN) + page.inner_text("body") + page.title()
-        assert not [name for name in made[1]["name"] if name in told or name.rsplit("_", 1)[0] in told]
+        assert not [
+            name for name in made[1]["name"] if name in told or name.rsplit("_", 1)[0] in told
+        ]
         assert not {"onerror", "src=x"} & set(told.split())
         assert f"Patch {place + 1} of {len(key)}" in told
         assert page.locator("#patch").get_attribute("src") == f"images/{key['code'][place]}.png"
@@ -111,9 +137,17 @@ def test_read_by_key_and_click_kept_and_gathered(made, opened, tmp_path, capsys)
     folder = tmp_path / "sheets"
     shutil.copytree(made[2], folder)
     shutil.copy(saved(page), folder / readers._folder(READER) / "sheet.csv")
-    sheet = pd.read_csv(folder / readers._folder(READER) / "sheet.csv", dtype=str, keep_default_na=False)
+    sheet = pd.read_csv(
+        folder / readers._folder(READER) / "sheet.csv", dtype=str, keep_default_na=False
+    )
     assert sheet["score"].tolist() == ["3+", "2+", "", "0", "1+", "2+", "0", "1+", "2+", "3+"]
-    assert sheet["remark"].tolist() == ["", "", "cannot be scored", 'faint; "2" = edge, 3', *[""] * 6]
+    assert sheet["remark"].tolist() == [
+        "",
+        "",
+        "cannot be scored",
+        'faint; "2" = edge, 3',
+        *[""] * 6,
+    ]
     ratings, problems = readers.gather(folder)
     assert problems == []
     given = ratings.set_index(["patch", "reading"])["score"]
@@ -121,10 +155,14 @@ def test_read_by_key_and_click_kept_and_gathered(made, opened, tmp_path, capsys)
         assert given.get((row.patch, int(row.reading))) == score
     assert EVIL in set(ratings["patch"])
     manifest = shutil.copytree(made[0].parent, tmp_path / "data") / "manifest.csv"
-    assert cli.main(["consensus", str(folder), "--into", str(manifest)]) == 0, capsys.readouterr().out
+    assert cli.main(["consensus", str(folder), "--into", str(manifest)]) == 0, (
+        capsys.readouterr().out
+    )
     merged = read(manifest)[0].set_index("name")
     first = key[key["reading"] == "1"].merge(sheet, on="code")
-    assert merged.loc[first[first["score"] != ""]["patch"], "score"].tolist() == [int(word[0]) for word in first["score"] if word]
+    assert merged.loc[first[first["score"] != ""]["patch"], "score"].tolist() == [
+        int(word[0]) for word in first["score"] if word
+    ]
 
 
 def test_two_sheets_in_one_browser_do_not_share_what_was_read(made, opened, tmp_path):
@@ -134,7 +172,9 @@ def test_two_sheets_in_one_browser_do_not_share_what_was_read(made, opened, tmp_
     page.goto((again / "B" / "sheet.html").as_uri())
     drawn(page)
     assert "10 not read yet" in page.inner_text("header")
-    other = readers.sheets(made[1].iloc[1:], tmp_path / "other", readers=[READER, "B"], repeats=0.25)
+    other = readers.sheets(
+        made[1].iloc[1:], tmp_path / "other", readers=[READER, "B"], repeats=0.25
+    )
     codes = [set(pd.read_csv(folder / "key.csv", dtype=str)["code"]) for folder in (made[2], other)]
     assert not codes[0] & codes[1]  # a sheet laid into the wrong folder is named, not read
 
@@ -142,18 +182,28 @@ def test_two_sheets_in_one_browser_do_not_share_what_was_read(made, opened, tmp_
 def test_zoom_goes_to_the_pixel_and_the_page_fits_a_tablet(opened):
     page, _ = opened("B", 820, 1180, has_touch=True, is_mobile=True)
     shot(page, "s3_tablet")
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth && document.documentElement.scrollHeight <= innerHeight")
+    assert page.evaluate(
+        "document.documentElement.scrollWidth <= innerWidth && document.documentElement.scrollHeight <= innerHeight"
+    )
     wide = page.locator("#patch").bounding_box()["width"]
     stage = page.locator("#stage").bounding_box()
-    assert wide == pytest.approx(min(stage["width"], stage["height"]), abs=1)  # the whole patch, as large as it goes
+    assert wide == pytest.approx(
+        min(stage["width"], stage["height"]), abs=1
+    )  # the whole patch, as large as it goes
     assert page.locator("#bar").inner_text() == "20 µm"
-    assert page.locator("#bar").bounding_box()["width"] == pytest.approx(20 / 0.5 * wide / 256, abs=1)
+    assert page.locator("#bar").bounding_box()["width"] == pytest.approx(
+        20 / 0.5 * wide / 256, abs=1
+    )
     page.touchscreen.tap(stage["x"] + 100, stage["y"] + stage["height"] / 2)
     assert page.locator("#patch").bounding_box()["width"] >= 2 * wide - 1
     shot(page, "s4_near")
     page.locator("#back").tap()
     page.get_by_role("button", name="2+").tap()
-    assert page.locator("#patch").bounding_box()["width"] == pytest.approx(wide, abs=1)  # the next patch is seen whole first
+    assert page.locator("#patch").bounding_box()["width"] == pytest.approx(
+        wide, abs=1
+    )  # the next patch is seen whole first
     assert "9 not read yet" in page.inner_text("header")
-    sizes = page.evaluate("[...document.querySelectorAll('footer button, footer input')].map((n) => n.getBoundingClientRect().height)")
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('footer button, footer input')].map((n) => n.getBoundingClientRect().height)"
+    )
     assert np.min(sizes) >= 44
