@@ -19,7 +19,9 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from her2lib import attribute, faithfulness, models, phantom
+from her2lib.maps import attribution, faithfulness, imputation
+from her2lib.networks import models
+from her2lib.phantoms import dataset
 
 SIDE_PX, BATCH, TEST_PATCHES = 224, 16, 977  # 977: the BCI test set
 CURVES = (faithfulness.deletion, faithfulness.insertion)
@@ -64,7 +66,7 @@ def grad_cam(device):
     seconds = best(
         7,
         plain=lambda: _plain(net, x),
-        own=lambda: attribute.grad_cam(net, x, 1),
+        own=lambda: attribution.grad_cam(net, x, 1),
         peer=lambda: peer(input_tensor=x, targets=targets),
         captum=lambda: captum.attribute(x, 1),
     )
@@ -94,7 +96,8 @@ def transformer(device, batch):
         torch.autograd.grad(tap.logits[:, 1].sum(), list(tap.attention.values()))
 
     looks = dict(
-        rollout=lambda: attribute.rollout(net, x), relevance=lambda: attribute.relevance(net, x, 1)
+        rollout=lambda: attribution.rollout(net, x),
+        relevance=lambda: attribution.relevance(net, x, 1),
     )
     seconds = best(4, unfused=unfused, both_ways=both_ways, **looks)
     print({name: f"{batch / s:.1f} img/s" for name, s in seconds.items()})
@@ -112,7 +115,7 @@ def transformer(device, batch):
 
 def memory(device, calls=1000):
     process, grown = psutil.Process(os.getpid()), {}
-    for name, method in (("resnet18", attribute.grad_cam), ("vit_tiny", attribute.relevance)):
+    for name, method in (("resnet18", attribution.grad_cam), ("vit_tiny", attribution.relevance)):
         net = models.create(name, side_px=32, weights="none").to(device)
         x = torch.rand(2, 3, 32, 32, device=device)
         for call in range(calls + 1):
@@ -150,7 +153,9 @@ def removal(device, patches):
 
 
 def road(device, shares=(0.1, 0.3, 0.5, 0.7, 0.9)):
-    made = [phantom.patch(seed, side_px=SIDE_PX, mpp=2.0, truth=False).image for seed in range(4)]
+    made = [
+        dataset.make_patch(seed, side_px=SIDE_PX, mpp=2.0, truth=False).image for seed in range(4)
+    ]
     images = (
         torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).float().div(255).repeat(4, 1, 1, 1)
     )  # (16,3,224,224)
@@ -159,8 +164,8 @@ def road(device, shares=(0.1, 0.3, 0.5, 0.7, 0.9)):
     imputer, own, peer, off = NoisyLinearImputer(noise=0), 0.0, 0.0, 0.0
     for gone in hidden:
         there = images.to(device), gone.to(device)
-        found = faithfulness.impute(*there).cpu()
-        own += best(3, own=lambda there=there: faithfulness.impute(*there))["own"] / BATCH
+        found = imputation.impute(*there).cpu()
+        own += best(3, own=lambda there=there: imputation.impute(*there))["own"] / BATCH
         kept, wanted = (~gone).float(), []
         for patch in range(2):  # both solve the same two; ours the other 14 as well
             peer += (
@@ -192,7 +197,9 @@ def road(device, shares=(0.1, 0.3, 0.5, 0.7, 0.9)):
 def whole_test_set(device):
     for name in NETWORKS:
         net, x = _net(name, device), torch.randn(TEST_PATCHES, 3, SIDE_PX, SIDE_PX, device=device)
-        looks = [attribute.grad_cam, attribute.relevance] if net.layers else [attribute.grad_cam]
+        looks = (
+            [attribution.grad_cam, attribution.relevance] if net.layers else [attribution.grad_cam]
+        )
         calls = [(look, net, part) for look in looks for part in x.split(128)]
         seconds = best(
             2, all=lambda calls=calls: [look(net, part, 1) for look, net, part in calls]

@@ -18,25 +18,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from her2lib import (
-    agreement,
-    attribute,
-    audit,
-    calibration,
-    faithfulness,
-    focus,
-    images,
-    intervals,
-    models,
-    patches,
-    phantom,
-    readers,
-    review,
-    splits,
-    stain,
-    store,
-    train,
-)
+from her2lib import stain
+from her2lib.data import images, patches, slide_groups, splits, store
+from her2lib.maps import attribution, faithfulness, focus, imputation
+from her2lib.networks import models, recipes, train
+from her2lib.phantoms import dataset
+from her2lib.readers import label_doubt, sheets
+from her2lib.report import published
+from her2lib.stats import agreement, calibration, compare, intervals
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "benchmarks" / "hashes.json"
@@ -77,7 +66,7 @@ def phantoms():
     """Arrays of single phantoms of every score: pixels, masks, cells; and of their partner in haematoxylin and eosin."""
     found = {}
     for score in range(4):
-        made = phantom.patch(20 + score, side_px=SIDE_PX, mpp=1.0, score=score, he=score == 2)
+        made = dataset.make_patch(20 + score, side_px=SIDE_PX, mpp=1.0, score=score, he=score == 2)
         for name, value in vars(made).items():
             if isinstance(value, np.ndarray):
                 found[f"{score}/{name}"] = value
@@ -94,19 +83,19 @@ def phantoms():
 
 def cohort(scratch):
     """(table, Patches) of a small folder of phantoms, written and decoded in scratch."""
-    folder = phantom.write(scratch / "cohort", progress=False, workers=1, **COHORT)
-    table, _ = patches.read(folder)
+    folder = dataset.write_phantoms(scratch / "cohort", progress=False, workers=1, **COHORT)
+    table, _ = patches.read_table(folder)
     return table, store.open_store(table, side_px=64, folder=scratch / "stores", progress=False)
 
 
 def data(scratch):
     """Arrays of reading, splitting and storing a cohort."""
     table, small = cohort(scratch)
-    drawn, notes = splits.split(table, seed=5)
+    drawn, notes = splits.split_table(table, seed=5)
     free = table.assign(set="", slide=table.slide.where(table.index % 2 == 0, ""), patient="")
-    mixed, more = splits.split(free, seed=6)
-    part = splits.subset(drawn, fraction=0.5, seed=1)
-    digest = images.probe(table.path).digest.to_numpy()
+    mixed, more = splits.split_table(free, seed=6)
+    part = splits.take_fraction(drawn, fraction=0.5, seed=1)
+    digest = images.probe_files(table.path).digest.to_numpy()
     columns = [column for column in table if column not in ("path", "he", "digest")]
     return {
         "store": small.images,
@@ -116,9 +105,11 @@ def data(scratch):
         "mixed": mixed.set.to_numpy(object),
         "notes": np.array([*notes, *more], object),
         "subset": part.index.to_numpy(),
-        "groups": splits.groups(free),
+        "groups": splits.split_groups(free),
         "digest": digest.astype(object),
-        "problems": patches.check(scratch / "cohort", progress=False)[0].severity.to_numpy(object),
+        "problems": patches.check_patches(scratch / "cohort", progress=False)[0].severity.to_numpy(
+            object
+        ),
         **{f"table/{column}": table[column].to_numpy() for column in columns},
     }
 
@@ -145,25 +136,25 @@ def review_(scratch):
     """Arrays of recovered slide groups and of label doubt."""
     small = cohort(scratch)[1]
     score, slide = np.asarray(small.score), np.asarray(small.slide)
-    features = review.measured(small.images, mpp=1.0)
+    features = label_doubt.learner_features(small.images, mpp=1.0)
     rule = stain.rule_value(small.images, mpp=1.0).numpy()
-    learner = review.out_of_fold(features, score, units=slide)
-    excess = review.excess(small.images, mpp=1.0)
-    doubt = review.doubt(
+    learner = label_doubt.out_of_fold_probabilities(features, score, groups=slide)
+    excess = label_doubt.excess_dab(small.images, mpp=1.0)
+    doubt = label_doubt.rank_doubts(
         score,
         patch=small.name,
         learner=learner,
         rule=rule,
         features=features,
-        units=slide,
+        groups=slide,
         excess=excess,
     )
-    groups = review.groups(small.images)
+    groups = slide_groups.recover_groups(small.images)
     return {
         "features": features,
         "excess": excess,
         "learner": learner,
-        "neighbours": review.neighbours(features, score, units=slide),
+        "neighbours": label_doubt.neighbour_votes(features, score, groups=slide),
         "groups": groups,
         **{
             f"doubt/{column}": doubt[column].to_numpy()
@@ -178,9 +169,9 @@ def ratings(scratch):
     read = np.clip(rng.integers(0, 4, (60, 1)) + rng.integers(-1, 2, (60, 3)), 0, 3)
     read[rng.random((60, 3)) < 0.1] = -1
     return {
-        "majority": readers.consensus(read),
-        "median": readers.consensus(read, how="median"),
-        "left out": readers.leave_one_out(read),
+        "majority": sheets.consensus(read),
+        "median": sheets.consensus(read, how="median"),
+        "left out": sheets.leave_one_out(read),
     }
 
 
@@ -197,28 +188,30 @@ def statistics(scratch):
     a, b = (run.argmax(1) for run in runs)
     read = np.stack([truth, a, b, np.where(rng.random(n) < 0.2, -1, truth)], 1)
     names = ["consensus", "anna", "ben", "net"]
-    options = {"units": slides, "resamples": 300}
+    options = {"groups": slides, "resamples": 300}
     found = {
-        "confusion": agreement.confusion(truth, a),
+        "confusion": agreement.confusion_counts(truth, a),
         "kappa matrix": np.stack(agreement.kappa_matrix(read, weights="quadratic", **options)),
         "temperature": np.array([calibration.fit_temperature(truth, runs[0])]),
-        "cooled": calibration.cooled(runs[0], 1.7),
+        "cooled": calibration.apply_temperature(runs[0], 1.7),
         "prior": calibration.prior_corrected(runs[0], trained=np.array([0.4, 0.3, 0.2, 0.1])),
         "spearman": np.array([agreement.spearman(truth, a)]),
-        "units": intervals.units_of(["a", "b"], ["s", "t"], ["1", "2"])[0].to_numpy(object),
+        "groups": intervals.resampling_groups(["a", "b"], ["s", "t"], ["1", "2"])[0].to_numpy(
+            object
+        ),
     }
     tables = {
         "metrics": agreement.metrics(truth, runs[0], **options),
         "metrics of seeds": agreement.metrics(truth, runs, **options),
         "kappas": agreement.kappa_table(read, names, weights="linear", **options),
         "human": agreement.human_range(read[:, 1:], names[1:], networks=["net"], **options),
-        "compare": agreement.compare(truth, a, b, **options),
-        "compare all": agreement.compare_all(truth, {"a": a, "b": b, "c": truth}, **options),
-        "shift": agreement.shift(
+        "compare": compare.compare(truth, a, b, **options),
+        "compare all": compare.compare_all(truth, {"a": a, "b": b, "c": truth}, **options),
+        "shift": compare.domain_shift(
             {"one": (truth, a, slides), "two": (truth, b, slides)}, resamples=300
         ),
-        "reliability": calibration.reliability(truth, runs[0], units=slides, resamples=100),
-        "risk": calibration.risk_coverage(truth, runs[0], units=slides, resamples=100),
+        "reliability": calibration.reliability_table(truth, runs[0], groups=slides, resamples=100),
+        "risk": calibration.risk_coverage_table(truth, runs[0], groups=slides, resamples=100),
     }
     for name, table in tables.items():
         numbers = table.select_dtypes("number")
@@ -232,7 +225,7 @@ def training(scratch):
     found = {}
     for network in ("resnet18", "densenet201", "vit_tiny", "hybrid"):
         net = models.create(network, side_px=64, weights="none", seed=2)
-        recipe = train.recipe("tuned", network=network, epochs=2, batch=8)
+        recipe = recipes.recipe("tuned", network=network, epochs=2, batch=8)
         fit = train.fit(
             net,
             small.take(slice(0, 28)),
@@ -249,7 +242,7 @@ def training(scratch):
             f"{network}/{column}": history[column].to_numpy()
             for column in history.select_dtypes("number")
         }
-    twin = train.shuffled(small, seed=3)
+    twin = train.shuffle_labels(small, seed=3)
     return found | {"shuffled": twin.score}
 
 
@@ -260,30 +253,30 @@ def maps(scratch):
     for network in ("resnet18", "vit_tiny", "hybrid"):
         net = models.create(network, side_px=64, weights="none", seed=2)
         x = models.normalise(small, net)
-        for name, method in attribute.methods_for(net).items():
+        for name, method in attribution.methods_for(net).items():
             found[f"{network}/{name}"] = method.function(net, x, 2)
-        grad = attribute.grad_cam(net, x, 1)
-        found[f"{network}/expected"] = attribute.grad_cam(net, x, "expected")
+        grad = attribution.grad_cam(net, x, 1)
+        found[f"{network}/expected"] = attribution.grad_cam(net, x, "expected")
         found[f"{network}/deletion"] = faithfulness.deletion(net, x, maps=grad, score=1, steps=4)
         found[f"{network}/insertion"] = faithfulness.insertion(net, x, maps=grad, score=1, steps=4)
         tables = {
             "road": faithfulness.road(net, x, maps=grad, score=1, shares=(0.3,)),
-            "likeness": faithfulness.likeness(net, small, score=1),
+            "likeness": faithfulness.similarity_under_change(net, small, score=1),
             "scatter": focus.scatter(grad),
             "focus": focus.focus(grad, stain.masks(small, mpp=1.5), mpp=1.5),
-            "bands": focus.bands(grad, stain.masks(small, mpp=1.5)["tumour"], mpp=1.5),
+            "bands": focus.depth_bands(grad, stain.masks(small, mpp=1.5)["tumour"], mpp=1.5),
         }
         if net.layers:
             tables["distance"] = focus.attention_distances(net, x, mpp=1.5)
             tables["relevance by head"] = pd.DataFrame(
-                attribute.attention(net, x, head=0).flatten(1).numpy()
+                attribution.attention(net, x, head=0).flatten(1).numpy()
             )
         for name, table in tables.items():
             found |= {
                 f"{network}/{name}/{k}": v
                 for k, v in of_table(table.select_dtypes("number")).items()
             }
-    found["impute"] = faithfulness.impute(
+    found["impute"] = imputation.impute(
         small.float(), torch.rand(4, 64, 64, generator=torch.Generator().manual_seed(1)) < 0.4
     )
     found |= {
@@ -294,7 +287,7 @@ def maps(scratch):
 
 def audits(scratch):
     """Arrays of the audit's findings on the published figures."""
-    findings = audit.audit_file(ROOT / "studies" / "published.toml")
+    findings = published.audit_file(ROOT / "studies" / "published.toml")
     return {
         "verdict": findings.verdict.to_numpy(object),
         "sentence": findings.sentence.to_numpy(object),

@@ -15,7 +15,11 @@ import torch
 from sklearn.metrics import average_precision_score, cohen_kappa_score
 from sklearn.model_selection import GroupKFold
 
-from her2lib import models, patches, phantom, review, stain, store, train
+from her2lib import stain
+from her2lib.data import patches, store
+from her2lib.networks import models, recipes, train
+from her2lib.phantoms import dataset
+from her2lib.readers import label_doubt
 
 SIDE_PX, MPP, WRONG, NETWORKS, FOLDS = 64, 1.0, 0.05, 3, 3
 # of the first draw; 2, 5, 21 to 23, 51, 120 to 122, 310 to 314, 400, 402, 500 to 511 were looked at
@@ -25,7 +29,7 @@ FIRST = 403
 
 def cohort(seed, options, scratch):
     """(Patches at SIDE_PX, the same at full size (N,3,H,W), slides (N,)) of phantoms of 96 px."""
-    folder = phantom.write(
+    folder = dataset.write_phantoms(
         scratch / f"draw{seed}",
         patches=options.patches,
         slides=options.patches // 8,
@@ -35,7 +39,7 @@ def cohort(seed, options, scratch):
         balanced=True,
         progress=False,
     )
-    table, _ = patches.read(folder)
+    table, _ = patches.read_table(folder)
     table = table[table["score"] >= 0].reset_index(drop=True)
     small, full = (
         store.open_store(table, side_px=side, folder=scratch / "stores", progress=False)
@@ -55,7 +59,7 @@ def corrupted(truth, seed):
 def votes(part, given, slide, *, seed, epochs):
     """(N,4) out-of-fold probabilities of one network: FOLDS trainings, none of which saw a slide that it votes on."""
     found = np.full((len(given), 4), np.nan, np.float32)
-    recipe = train.recipe(
+    recipe = recipes.recipe(
         "as_presented", network="resnet18", epochs=epochs, schedule="cosine", warmup=0.1, flips=True
     )
     for fit, held in GroupKFold(FOLDS, shuffle=True, random_state=seed).split(given, groups=slide):
@@ -82,9 +86,9 @@ def draw(seed, options, scratch):
         for one in networks
     ]
     rule = stain.rule_value(full, mpp=MPP).numpy()
-    measured = review.measured(full, mpp=MPP)
+    measured = label_doubt.learner_features(full, mpp=MPP)
     cheap = {
-        "learner": review.out_of_fold(measured, given, units=slide),
+        "learner": label_doubt.out_of_fold_probabilities(measured, given, groups=slide),
         "rule": rule,
         "features": measured,
     }
@@ -100,7 +104,7 @@ def draw(seed, options, scratch):
     wrong, found = given != truth, {}
     for name, voices in contestants.items():
         ranked = (
-            review.doubt(given, patch=range(len(given)), units=slide, **voices)
+            label_doubt.rank_doubts(given, patch=range(len(given)), groups=slide, **voices)
             .set_index("patch")["doubt"]
             .sort_index()
         )

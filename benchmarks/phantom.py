@@ -16,10 +16,11 @@ import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
-from her2lib import phantom
-from her2lib.optics import DAB, HAEMATOXYLIN
-from her2lib.scores import COLOURS, SCORES, parse
-from her2lib.study import ROOT
+from her2lib.files import ROOT
+from her2lib.phantoms import dataset
+from her2lib.phantoms import slide as slide_
+from her2lib.phantoms.scanner import DAB, HAEMATOXYLIN
+from her2lib.scores import COLOURS, SCORES, parse_score
 
 
 def statistics(image):
@@ -60,10 +61,10 @@ def statistics(image):
 def made(seed, *, side_px=1024, mpp=0.5, a_slide=4):
     """(image, slide number) of one phantom; four of a slide lie two by two, as the real patches do."""
     number, corner = divmod(seed, a_slide)
-    slide = phantom.slide([77, number], laboratory=number)
-    at = phantom.place([78, number], slide, side_um=(1 + (a_slide > 1)) * side_px * mpp)
+    slide = slide_.slide([77, number], laboratory=number)
+    at = dataset.find_window([78, number], slide, side_um=(1 + (a_slide > 1)) * side_px * mpp)
     at_um = (at[0] + corner % 2 * side_px * mpp, at[1] + corner // 2 * side_px * mpp)
-    return phantom.patch(
+    return dataset.make_patch(
         [78, seed], slide=slide, side_px=side_px, mpp=mpp, truth=False, at_um=at_um
     ).image, number
 
@@ -109,7 +110,7 @@ def read_real(folder, *, fine=1):
     return dict(
         image=[np.asarray(i.reduce(fine)) for i in images],
         slide=list(rows.slide),
-        score=[parse(s) for s in rows.score],
+        score=[parse_score(s) for s in rows.score],
     )
 
 
@@ -128,8 +129,8 @@ def sheet(real, *, columns=4, side_px=400):
 
 
 def _one(number, score):
-    slide = phantom.slide([77, number], laboratory=number, score=score)
-    return phantom.patch([78, number], slide=slide, score=score, truth=False).image
+    slide = slide_.slide([77, number], laboratory=number, score=score)
+    return dataset.make_patch([78, number], slide=slide, score=score, truth=False).image
 
 
 def ranges(real, count):
@@ -203,7 +204,7 @@ def main():
     for side_px in (1024, 256):
         start, many = time.perf_counter(), 10
         for seed in range(many):
-            phantom.patch(seed, side_px=side_px, score=seed % 4)
+            dataset.make_patch(seed, side_px=side_px, score=seed % 4)
         print(
             f"{side_px} px: {many / (time.perf_counter() - start):.2f} patches a second on one core, with truth"
         )

@@ -79,16 +79,20 @@ def main():
     sleep_seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(HER2_ROOT=folder, HER2_REPORTS=f"{folder}/reports")
-        from her2lib import run, study  # only now: they ask the environment where they are
+        from her2lib.runner import execute, plan
+        from her2lib.study import config  # only now: they ask the environment where they are
 
         project(Path(folder), sleep_seconds)
-        bench = study.load("bench")
-        task, notebook = run.plan(bench)[0], Path(folder) / "notebooks" / "02_train_resnet18.ipynb"
+        bench = config.load_study("bench")
+        task, notebook = (
+            plan.plan_tasks(bench)[0],
+            Path(folder) / "notebooks" / "02_train_resnet18.ipynb",
+        )
         rounds = [
-            (plain(notebook), ours(run, task)) for _ in range(ROUNDS)
+            (plain(notebook), ours(execute, task)) for _ in range(ROUNDS)
         ]  # by turns: another load meets both
         own, same = map(min, zip(*rounds, strict=True))
-        (one, pause), (two, _) = executed(run, bench), executed(run, bench, workers=2)
+        (one, pause), (two, _) = executed(execute, bench), executed(execute, bench, workers=2)
     print(
         f"a kernel's own start, work ({sleep_seconds:g} s asleep) and end  {own:6.2f} s (best of {ROUNDS})"
     )

@@ -19,8 +19,9 @@ import openslide
 import tifffile
 from PIL import Image
 
-from her2lib import phantom, slides
-from her2lib.images import cores
+from her2lib.data import slides
+from her2lib.files import usable_cores
+from her2lib.phantoms import dataset
 
 TILE_PX, LEVELS, MPP = 256, 6, 0.46
 
@@ -28,7 +29,8 @@ TILE_PX, LEVELS, MPP = 256, 6, 0.46
 def base():
     """(2048,2048,3) uint8, four phantoms side by side: what the tissue of the slide repeats."""
     four = [
-        phantom.patch(seed, side_px=1024, mpp=MPP, truth=False).image for seed in (3, 8, 13, 21)
+        dataset.make_patch(seed, side_px=1024, mpp=MPP, truth=False).image
+        for seed in (3, 8, 13, 21)
     ]
     return np.vstack([np.hstack(four[:2]), np.hstack(four[2:])])
 
@@ -100,7 +102,7 @@ def compare(slide, place, workers, turns):
     ratios, defaults = [], []
     for turn in range(turns):
         began = time.perf_counter()
-        manifest, problems = slides.tile(
+        manifest, problems = slides.tile_slides(
             [slide], place / f"own{turn}", workers=workers, progress=False
         )
         own = time.perf_counter() - began
@@ -131,7 +133,7 @@ def compare(slide, place, workers, turns):
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--side-px", type=int, default=20000)
-    options.add_argument("--workers", type=int, default=cores())
+    options.add_argument("--workers", type=int, default=usable_cores())
     options.add_argument("--turns", type=int, default=3)
     options.add_argument(
         "--slide", type=Path, help="keep the generated slide here, or take the one that is there"

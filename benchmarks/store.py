@@ -16,9 +16,9 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from her2lib import phantom
-from her2lib.images import cores
-from her2lib.store import RESAMPLE, open_store
+from her2lib.data.store import RESAMPLE, open_store
+from her2lib.files import usable_cores
+from her2lib.phantoms import dataset
 
 TURNS, FILES = 5, 48
 
@@ -26,7 +26,7 @@ TURNS, FILES = 5, 48
 def pictures(folder):
     """Table of FILES 1024 px PNGs: eight phantoms, each in several noisy versions, 2 MB on disk as BCI's are."""
     rng, rows = np.random.default_rng(0), []
-    bases = [phantom.patch(seed, side_px=1024, truth=False).image for seed in range(8)]
+    bases = [dataset.make_patch(seed, side_px=1024, truth=False).image for seed in range(8)]
     for i in range(FILES):
         noisy = np.clip(bases[i % 8] + rng.normal(0, 3, (1024, 1024, 3)), 0, 255).astype(np.uint8)
         path = folder / f"{i}.png"
@@ -42,7 +42,7 @@ def pictures(folder):
             }
         )
     size = np.mean([path.stat().st_size for path in folder.glob("*.png")])
-    print(f"{FILES} PNGs of 1024 px, {size / 1e6:.1f} MB each, {cores()} cores")
+    print(f"{FILES} PNGs of 1024 px, {size / 1e6:.1f} MB each, {usable_cores()} cores")
     return pd.DataFrame(rows)
 
 
@@ -66,7 +66,10 @@ def build_rates(table, side_px, scratch):
         [(path, side_px) for path in table.path],
         {"store": [], "threads": [], "processes": []},
     )
-    with ThreadPoolExecutor(cores()) as threads, ProcessPoolExecutor(cores()) as processes:
+    with (
+        ThreadPoolExecutor(usable_cores()) as threads,
+        ProcessPoolExecutor(usable_cores()) as processes,
+    ):
         list(processes.map(bare, jobs))  # processes start, files come into memory
         for turn in range(TURNS):
             works = {

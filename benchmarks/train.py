@@ -20,10 +20,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from her2lib import models, phantom, recipes, train
-from her2lib.patches import Patches
+from her2lib.data.patches import Patches
+from her2lib.networks import models, recipes, train
+from her2lib.phantoms import dataset
 
-SETTINGS = train.recipe("as_presented", network="resnet18")
+SETTINGS = recipes.recipe("as_presented", network="resnet18")
 BCI = 3896  # patches of the official training set
 
 
@@ -157,7 +158,7 @@ def against_loader(patches, folder, *, side_px, device, rounds, workers=2):
     net = models.create("resnet18", side_px=side_px, weights="none")
     files = [folder / f"{i}.png" for i in range(8)]
     for i, file in enumerate(files):
-        Image.fromarray(phantom.patch(i, side_px=1024).image).save(file)
+        Image.fromarray(dataset.make_patch(i, side_px=1024).image).save(file)
     n, batch = len(patches.score), SETTINGS["batch"]
     loader = DataLoader(Decoded(files, n, net), batch, shuffle=True, num_workers=workers)
     bare = Steps(net, device, len(loader))

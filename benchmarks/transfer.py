@@ -10,10 +10,14 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
-from her2lib import agreement, models, patches, phantom, store, study, train
-from her2lib.study import fingerprint
+from her2lib import files
+from her2lib.data import patches, splits, store
+from her2lib.files import fingerprint
+from her2lib.networks import models, recipes, train
+from her2lib.phantoms import dataset, slide
+from her2lib.stats import agreement
 
-MISLEADERS = dict.fromkeys(phantom.MISLEADERS, False)
+MISLEADERS = dict.fromkeys(slide.MISLEADERS, False)
 FACTORS = {  # what is changed in the phantoms, and in the recipe
     "as in studies/transfer.toml": ({}, {}),
     "no blush": ({"blush": False, "stromal_blush": False}, {}),
@@ -28,8 +32,8 @@ SIDE_PX, EPOCHS = 128, 12
 
 def cohort(folder, scratch):
     """(table, Patches) of a folder, divided by slide."""
-    table, _ = patches.read(folder)
-    table, _ = patches.split(table, seed=0)
+    table, _ = patches.read_table(folder)
+    table, _ = splits.split_table(table, seed=0)
     return table, store.open_store(table, side_px=SIDE_PX, folder=scratch, progress=False)
 
 
@@ -54,13 +58,15 @@ def measure(name, real, options, scratch):
         balanced=True,
         laboratories=8,
     )
-    folder = phantom.write(scratch / fingerprint(switches), **settings | switches, progress=False)
+    folder = dataset.write_phantoms(
+        scratch / fingerprint(switches), **settings | switches, progress=False
+    )
     table, images = cohort(folder, scratch / "stores")
     part = {
         name_: images.take(np.flatnonzero(table["set"] == name_))
         for name_ in ("train", "val", "test")
     }
-    recipe = train.recipe(
+    recipe = recipes.recipe(
         "tuned", network="resnet18", epochs=EPOCHS, lr=1e-3, layer_decay=1.0, **changes
     )
     seen = []
@@ -80,7 +86,7 @@ def measure(name, real, options, scratch):
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--real", type=Path, default=study.ROOT.parent / "shared" / "real")
+    options.add_argument("--real", type=Path, default=files.ROOT.parent / "shared" / "real")
     options.add_argument("--patches", type=int, default=600)
     options.add_argument("--seeds", type=int, default=2)
     options = options.parse_args()

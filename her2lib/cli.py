@@ -5,7 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from her2lib.study import StudyError, from_data, load, studies, write_table
+from her2lib.files import write_table
+from her2lib.study.config import StudyError, load_study, make_study, study_files
 
 EPILOG = "Research use only: a patch-level surrogate is not an ASCO/CAP score."
 
@@ -115,13 +116,13 @@ def parser():
 
 def run(options):
     """int; executes the study and prints the path of the report."""
-    from her2lib import run as run_
+    from her2lib.runner import execute, plan
 
-    study = load(_study_file(options))
+    study = load_study(_study_file(options))
     if not options.dry_run:
         _look_first(study)
     print(f"{study.name}: {study.question}")
-    summary = run_.execute(
+    summary = execute.execute(
         study,
         only=options.only,
         force=options.force,
@@ -134,36 +135,37 @@ def run(options):
     if options.dry_run:
         return 0
     print(summary)
-    if options.only and not (study.folder_of(run_.REPORT) / "notebook.ipynb").is_file():
-        print(f"There is no report yet: {run_.REPORT} has not been executed.")
+    if options.only and not (study.folder_of(plan.REPORT) / "notebook.ipynb").is_file():
+        print(f"There is no report yet: {plan.REPORT} has not been executed.")
         return summary.exit_code
-    from her2lib import book, export  # only now: they bring matplotlib
+    from her2lib.report import render  # only now: they bring matplotlib
+    from her2lib.study import results
 
     made = (
         any(row["state"] == "done" for row in summary.rows)
         or not (study.folder / "explorer.html").exists()
     )
-    if made and any(book.finished(study, row["run"]) for row in study.runs()):
-        from her2lib import explorer as explorer_
+    if made and any(results.is_finished(study, row["run"]) for row in study.runs()):
+        from her2lib.explorer import widget
 
-        print(f"Explorer: {explorer_.publish(study)}")
-    print(f"Report: {export.render(study)}")
+        print(f"Explorer: {widget.publish_page(study)}")
+    print(f"Report: {render.render_report(study)}")
     return summary.exit_code
 
 
 def status(options):
     """int; prints one line per notebook from the files alone."""
-    from her2lib import run as run_
+    from her2lib.runner import execute
 
-    print(run_.status(load(options.study)).to_string(index=False))
+    print(execute.study_status(load_study(options.study)).to_string(index=False))
     return 0
 
 
 def check(options):
     """int, 1 when there are errors; prints every problem with its remedy."""
-    from her2lib import patches
+    from her2lib.data import patches
 
-    problems, summary = patches.check(Path(options.path), deep=options.deep)
+    problems, summary = patches.check_patches(Path(options.path), deep=options.deep)
     print(summary)
     for row in problems.itertuples():
         print(f"{row.severity:8} {row.file}\n         {row.problem}\n         Remedy: {row.remedy}")
@@ -174,7 +176,7 @@ def check(options):
 
 def phantom(options):
     """int; writes the folder, going on where an earlier call stopped."""
-    from her2lib import phantom as phantom_
+    from her2lib.phantoms import dataset
 
     kept = {
         key: value
@@ -182,23 +184,23 @@ def phantom(options):
         if key not in ("verb", "folder", "with", "without")
     }
     switches = dict.fromkeys(options.without, False) | dict.fromkeys(vars(options)["with"], True)
-    print(phantom_.write(Path(options.folder), **kept, **switches))
+    print(dataset.write_phantoms(Path(options.folder), **kept, **switches))
     return 0
 
 
 def report(options):
     """int; prints the path of the report."""
-    from her2lib import export
+    from her2lib.report import render
 
-    print(f"Report: {export.render(load(options.study))}")
+    print(f"Report: {render.render_report(load_study(options.study))}")
     return 0
 
 
 def explorer(options):
     """int; prints the path of the page."""
-    from her2lib import explorer as explorer_
+    from her2lib.explorer import widget
 
-    print(f"Explorer: {explorer_.publish(load(options.study), patches=options.patches)}")
+    print(f"Explorer: {widget.publish_page(load_study(options.study), patches=options.patches)}")
     return 0
 
 
@@ -206,15 +208,17 @@ def sheet(options):
     """int; writes the sheets and says where they lie."""
     import pandas as pd
 
-    from her2lib import cohort, patches, readers
+    from her2lib.data import patches
+    from her2lib.readers import sheets
+    from her2lib.study import cohort
 
     path = Path(options.source)
     table = (
-        patches.read(path)[0]
+        patches.read_table(path)[0]
         if path.exists()
-        else pd.concat(cohort.read(load(options.source))[0], ignore_index=True)
+        else pd.concat(cohort.read_cohort(load_study(options.source))[0], ignore_index=True)
     )
-    folder = readers.sheets(
+    folder = sheets.write_sheets(
         table, options.into, readers=options.readers, repeats=options.repeats, seed=options.seed
     )
     print(
@@ -225,26 +229,27 @@ def sheet(options):
 
 def consensus(options):
     """int, 1 when readings were left out; prints each problem and what was written."""
-    from her2lib import patches, readers
+    from her2lib.data import patches
+    from her2lib.readers import sheets
 
-    names = set(patches.read(Path(options.into))[0]["name"])
-    ratings, problems = readers.together(options.sheets, patches=names)
-    for sentence in [*problems, *readers.into(options.into, ratings, how=options.how)]:
+    names = set(patches.read_table(Path(options.into))[0]["name"])
+    ratings, problems = sheets.collect_readings(options.sheets, patches=names)
+    for sentence in [*problems, *sheets.write_to_manifest(options.into, ratings, how=options.how)]:
         print(sentence)
     return int(bool(problems))
 
 
 def diff(options):
     """int, 1 when a number moved beyond the interval of its difference; prints these, and what only one study has."""
-    from her2lib import audit as audit_
-    from her2lib import report as report_
+    from her2lib.report import findings as findings_
+    from her2lib.report import sections
 
-    both = [load(name) for name in (options.study, options.other)]
-    tables = [report_.all_numbers(study) for study in both]
+    both = [load_study(name) for name in (options.study, options.other)]
+    tables = [sections.all_numbers(study) for study in both]
     for study, table in zip(both, tables, strict=True):
         if table.empty:
             raise StudyError(f"Study {study.name} has no numbers yet: her2 run {study.name}")
-    found = audit_.moved(*tables, names=[report_.known_as(study) for study in both])
+    found = findings_.moved_numbers(*tables, names=[sections.known_as(study) for study in both])
     for row in found[~found.verdict.isin(["within", "unchanged"])].itertuples():
         change = "" if row.verdict.startswith("only") else f": {row.before:.4g} -> {row.after:.4g}"
         by = (
@@ -263,29 +268,30 @@ def diff(options):
 
 def audit(options):
     """int, 1 when a number contradicts another; prints each finding in a sentence."""
-    from her2lib import audit as audit_
+    from her2lib.report import findings as findings_
+    from her2lib.report import published, recount
 
     if options.file.endswith(".toml") and "[data]" not in Path(options.file).read_text(
         encoding="utf-8"
     ):
-        findings = audit_.audit_file(options.file)
+        findings = published.audit_file(options.file)
     else:
-        findings = audit_.audit_report(load(options.file).folder)
+        findings = recount.audit_report(load_study(options.file).folder)
     for row in findings.itertuples():
         print(f"{row.verdict:14} {row.sentence}")
-    return audit_.exit_code(findings)
+    return findings_.exit_code(findings)
 
 
 def tile(options):
     """int, 1 when a slide could not be used; prints what was cut and a sentence for each such slide."""
-    from her2lib import slides
+    from her2lib.data import slides
 
     kept = {
         key: value
         for key, value in vars(options).items()
         if key not in ("verb", "slides", "out", "patients")
     }
-    manifest, problems = slides.tile(
+    manifest, problems = slides.tile_slides(
         options.slides, Path(options.out), patients=slides.read_patients(options.patients), **kept
     )
     print(
@@ -296,14 +302,16 @@ def tile(options):
 
 def score(options):
     """int, 1 when something was left out; prints a line per slide, what the columns mean and where the tables are."""
-    from her2lib import inference
+    from her2lib import scoring
 
-    run_ = inference.find_run(options.run)
+    run_ = scoring.find_run(options.run)
     folder = Path(options.out or run_.resolve().parents[1] / "scored" / run_.name)
     given = {
         key: getattr(options, key) for key in ("mpp", "side_px", "slide_mpp", "workers", "maps")
     }
-    table, summed, notes, problems = inference.score(options.paths, run_, folder=folder, **given)
+    table, summed, notes, problems = scoring.score_paths(
+        options.paths, run_, folder=folder, **given
+    )
     print(table.score.value_counts().sort_index().rename("patches").to_string())
     for row in summed[summed.metric == "summary score"].itertuples():
         print(f"{row.slide}: {row.value} ({row.n} patches)")
@@ -326,7 +334,7 @@ def _verb(verbs, name, function, help_):
 
 
 def _run(verb):
-    names = ", ".join(file.stem for file in studies())
+    names = ", ".join(file.stem for file in study_files())
     verb.add_argument("study", nargs="?", help=f"a name ({names}) or a path of a .toml file")
     verb.add_argument(
         "--data", metavar="PATH", help="make a study from this folder or manifest instead"
@@ -472,13 +480,13 @@ def _look_first(study):
     """None; one sentence about data that cannot be used, before any notebook starts."""
     own = [study.cohort_path] if study.data["source"] != "phantom" else []
     for path in own + ([study.external_path] if study.data["external"] else []):
-        from her2lib import patches  # not for phantoms, which need no look
+        from her2lib.data import patches  # not for phantoms, which need no look
 
         if not path.exists():
             raise StudyError(
                 f"There is nothing at {path}: put the patches there, or correct [data] in {study.file.name}."
             )
-        _, problems = patches.read(path, cache=study.store, progress=True)
+        _, problems = patches.read_table(path, cache=study.store, progress=True)
         if not study.data["skip_bad"]:
             patches.stop_on_errors(problems, path=path)
 
@@ -490,7 +498,7 @@ def _study_file(options):
         return options.study
     if not options.data:
         raise StudyError(
-            f"Name a study ({', '.join(file.stem for file in studies())}) or give --data PATH."
+            f"Name a study ({', '.join(file.stem for file in study_files())}) or give --data PATH."
         )
     changes = {
         key: value for key in ("weights", "side_px", "epochs") if (value := getattr(options, key))
@@ -499,7 +507,7 @@ def _study_file(options):
         changes["weights"] = str(
             Path(changes["weights"]).resolve()
         )  # as typed here, whatever folder a notebook runs in
-    return from_data(
+    return make_study(
         options.data,
         name=options.name or "",
         networks=options.network or ["resnet18"],

@@ -361,7 +361,7 @@ def overlay(image, heat, ax, *, title=""):
     """ax with a map over a grey patch; drawn by SCALING, opacity grows with the map to OPACITY."""
     grey = picture(image).mean(2)
     ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
-    shown = drawn(heat, grey.shape)
+    shown = upsample(heat, grey.shape)
     ax.imshow(shown, cmap="inferno", vmin=0, vmax=1, alpha=OPACITY * shown)
     ax.set_title(title, fontsize=9.5, color=INK)
     return _bare(ax)
@@ -438,7 +438,7 @@ def picture(image):
     return image.transpose(1, 2, 0) if image.shape[0] == 3 and image.shape[-1] != 3 else image
 
 
-def drawn(heat, shape):
+def upsample(heat, shape):
     """(H,W) in 0..1: a signed map as it is drawn, by SCALING."""
     from skimage.transform import resize
 

@@ -1,7 +1,5 @@
 """The words of the field: the four HER2 scores, their order, colours and the three clinical cuts (ASCO/CAP 2018, affirmed 2023)."""
 
-from difflib import get_close_matches
-
 SCORES = ("0", "1+", "2+", "3+")
 COLOURS = (
     "#4477aa",
@@ -36,7 +34,7 @@ _WRITTEN = {
 }
 
 
-def parse(text):
+def parse_score(text):
     """int 0..3, the place in SCORES of a written score ("2+", "2", 2, 2.0)."""
     word = str(text).strip().strip("'\"")
     if word in _WRITTEN:
@@ -44,12 +42,6 @@ def parse(text):
     raise ValueError(f"{str(text)[:40]!r} is not a HER2 score: write one of {', '.join(SCORES)}.")
 
 
-def name(score):
+def score_name(score):
     """str, the written form of a score 0..3; "?" for -1 (unknown)."""
     return SCORES[score] if score >= 0 else "?"
-
-
-def nearest(word, words):
-    """str, " Did you mean 'x'?" when one of words is close to word, else the list of right words."""
-    close = get_close_matches(str(word), [str(w) for w in words], n=1)
-    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(map(str, words))}."

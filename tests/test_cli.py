@@ -9,10 +9,10 @@ from html import unescape
 import numpy as np
 import pandas as pd
 import pytest
+from examples import bci, plant
 from PIL import Image
-from test_patches import bci, plant
 
-from her2lib import cli, study
+from her2lib import cli, files
 
 
 def her2(capsys, *arguments):
@@ -35,7 +35,7 @@ def her2(capsys, *arguments):
     ],
 )
 def test_a_mistake_is_one_sentence(capsys, arguments, says, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "REPORTS", tmp_path)
+    monkeypatch.setattr(files, "REPORTS", tmp_path)
     code, said = her2(capsys, *arguments)
     assert code == 2
     assert says in said
@@ -70,8 +70,8 @@ def test_an_empty_folder_and_an_unreadable_image_are_named(capsys, tmp_path):
 
 
 def test_a_run_on_faulty_data_stops_before_any_notebook(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "REPORTS", tmp_path / "reports")
-    monkeypatch.setattr(study, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(files, "REPORTS", tmp_path / "reports")
+    monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
     (tmp_path / "empty").mkdir()
     code, said = her2(capsys, "run", "--data", tmp_path / "empty")
     assert code == 2
@@ -103,7 +103,7 @@ def test_help_is_instant_and_complete():
 
 
 def test_the_plan_is_printed_and_nothing_runs(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "REPORTS", tmp_path)
+    monkeypatch.setattr(files, "REPORTS", tmp_path)
     code, said = her2(capsys, "run", "smoke", "--dry-run")
     assert code == 0
     assert "resnet18-as_presented-none-64px-n100-s0" in said

@@ -11,7 +11,7 @@ from statistics import median
 
 import pytest
 
-from her2lib import study
+from her2lib.study import config, fingerprints
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
@@ -62,7 +62,7 @@ def test_a_module_imports_only_what_stands_before_it(file):
     assert file.stem in ORDER, f"{file.name} has no place in the order of modules"
     later = [
         name
-        for name in study.imports(file.read_text(encoding="utf-8"))
+        for name in fingerprints.imported_modules(file.read_text(encoding="utf-8"))
         if ORDER.index(name) >= ORDER.index(file.stem)
     ]
     assert not later, f"{file.name} imports {later}, which stand after it"
@@ -176,7 +176,7 @@ def test_every_module_is_in_the_readme(file):
     assert f"`{file.stem}`" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("file", study.studies(), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", config.study_files(), ids=lambda file: file.stem)
 def test_a_study_file_states_command_cost_and_expectation(file):
     head = file.read_text(encoding="utf-8").splitlines()[:3]
     assert head[0].startswith("# her2 run")

@@ -64,10 +64,10 @@ def test_forest_draws_value_and_interval_and_greys_the_nulls(ax):
 
 def test_a_map_is_drawn_by_the_stated_rule():
     heat = np.array([[-4.0, 2.0], [1.0, 0.0]])
-    shown = plots.drawn(heat, (2, 2))
+    shown = plots.upsample(heat, (2, 2))
     assert shown.tolist() == [[0, 1], [0.5, 0]]
-    assert plots.drawn(np.full((2, 2), -1.0), (4, 4)).max() == 0
-    assert plots.drawn(heat, (8, 8)).shape == (8, 8)
+    assert plots.upsample(np.full((2, 2), -1.0), (4, 4)).max() == 0
+    assert plots.upsample(heat, (8, 8)).shape == (8, 8)
 
 
 def test_maps_share_one_colour_scale_that_stands_beside_the_last():

@@ -10,7 +10,8 @@ from PIL import Image
 from scipy.stats import spearmanr
 from skimage.color import separate_stains
 
-from her2lib import phantom, stain
+from her2lib import stain
+from her2lib.phantoms import dataset, slide
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
 YELLOW, GREY = (1.0, 0.94, 0.80), (0.80, 0.80, 0.80)
@@ -118,7 +119,7 @@ def test_agrees_with_scikit_image():
     pixels = image[0].permute(1, 2, 0).numpy() / 255
     theirs = (
         separate_stains(pixels, np.linalg.inv(stain.HDAB.numpy())) * 6
-    )  # theirs in units of log10(1e-6)
+    )  # theirs in groups of log10(1e-6)
     assert np.allclose(ours[0].permute(1, 2, 0).numpy(), theirs, atol=1e-5)
     assert torch.allclose(stain.dab(image), ours[:, 1])
 
@@ -143,7 +144,7 @@ def test_white_point_without_glass_is_the_palest_tissue(field):
 
 @pytest.mark.parametrize("seed", [3, 4, 6])
 def test_white_point_of_phantoms(seed):
-    made = phantom.patch(seed, side_px=512)
+    made = dataset.make_patch(seed, side_px=512)
     found = stain.white_point(torch.from_numpy(made.image.copy()).permute(2, 0, 1)[None])[0].numpy()
     assert np.abs(np.log10(found / np.array(made.slide.optics.glass))).max() < 0.03
 
@@ -281,8 +282,10 @@ def test_a_cast_moves_the_rule_little(field, levels):
 
 @pytest.mark.slow
 def test_rule_orders_phantoms_never_seen():
-    slides = [phantom.slide(30_000 + k, score=k % 4, laboratory=k) for k in range(48)]
-    made = [phantom.patch(20_000 + k, side_px=512, slide=slides[k], score=k % 4) for k in range(48)]
+    slides = [slide.slide(30_000 + k, score=k % 4, laboratory=k) for k in range(48)]
+    made = [
+        dataset.make_patch(20_000 + k, side_px=512, slide=slides[k], score=k % 4) for k in range(48)
+    ]
     images = torch.stack([torch.from_numpy(p.image.copy()).permute(2, 0, 1) for p in made])
     assert spearmanr(stain.rule_value(images, mpp=0.5), [p.score for p in made]).statistic > 0.7
 

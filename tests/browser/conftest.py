@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from her2lib import study as study_
+from her2lib import files
+from her2lib.study import config
 
-PLACES = study_.REPORTS, study_.CACHE  # of the user, before any test points them elsewhere
+PLACES = files.REPORTS, files.CACHE  # of the user, before any test points them elsewhere
 EVIL = "<img src=x onerror=alert(1)>_3+.png"
 FLAGS = [
     "--no-sandbox",
@@ -99,7 +100,9 @@ def made(tmp_path_factory):
     """(study, data, folder, reports): the study with its trained networks; HER2_REPORTS and HER2_CACHE lie in that folder."""
     import torch
 
-    from her2lib import cohort, models, study, train
+    from her2lib import files
+    from her2lib.networks import checkpoint, models, recipes, train
+    from her2lib.study import cohort, config
 
     folder = tmp_path_factory.mktemp("browser")
     (folder / "data").mkdir()
@@ -109,10 +112,10 @@ def made(tmp_path_factory):
         STUDY.format(source=str(manifest), networks=list(NETWORKS), patches=12), encoding="utf-8"
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "REPORTS", folder / "reports")
-        patch.setattr(study, "CACHE", folder / "cache")
-        own = study.load(str(file))
-        data = cohort.prepared(own, side_px=64, progress=False)
+        patch.setattr(files, "REPORTS", folder / "reports")
+        patch.setattr(files, "CACHE", folder / "cache")
+        own = config.load_study(str(file))
+        data = cohort.prepare_cohort(own, side_px=64, progress=False)
         part = {
             name: data.patches.take(np.flatnonzero(data.table["set"] == name))
             for name in ("train", "val", "test")
@@ -120,13 +123,15 @@ def made(tmp_path_factory):
         torch.set_num_threads(2)
         for axes in own.runs():
             net = models.create(axes["network"], side_px=64, weights="none", seed=0)
-            recipe = train.recipe(axes["recipe"], network=axes["network"], **own.train)
+            recipe = recipes.recipe(axes["recipe"], network=axes["network"], **own.train)
             fit = train.fit(net, part["train"], part["val"], seed=0, progress=False, **recipe)
             rows = [
-                train.table(train.predict(fit.net, p.images), p, run=axes["run"], set=name)
+                train.prediction_table(
+                    train.predict(fit.net, p.images), p, run=axes["run"], subset=name
+                )
                 for name, p in part.items()
             ]
-            train.save(
+            checkpoint.save_run(
                 own.folder_of(axes["run"]),
                 net=fit.net,
                 fit=fit,
@@ -139,13 +144,13 @@ def made(tmp_path_factory):
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """(study, data, folder) of the finished demo study; folder holds its runs by links, so that notes and pages of a test lie elsewhere."""
-    from her2lib import book, cohort
+    from her2lib.study import cohort, results
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study_, "REPORTS", PLACES[0])
-        patch.setattr(study_, "CACHE", PLACES[1])
-        own = study_.load("demo")
-        left = [run["run"] for run in own.runs() if not book.finished(own, run["run"])]
+        patch.setattr(files, "REPORTS", PLACES[0])
+        patch.setattr(files, "CACHE", PLACES[1])
+        own = config.load_study("demo")
+        left = [run["run"] for run in own.runs() if not results.is_finished(own, run["run"])]
         if left:
             pytest.skip(
                 f"the demo study is not complete, {len(left)} of its runs are missing: make demo"
@@ -158,24 +163,24 @@ def demo(tmp_path_factory):
             "explorer_files",
         }:
             (folder / "demo" / name).symlink_to(own.folder.resolve() / name)
-        return own, cohort.prepared(own, side_px=own.run()["side_px"], progress=False), folder
+        return own, cohort.prepare_cohort(own, side_px=own.run()["side_px"], progress=False), folder
 
 
 @pytest.fixture(scope="session")
 def demo_page(demo):
     """Path of explorer.html of the demo study, 48 patches, written afresh."""
-    from her2lib import explorer
+    from her2lib.explorer import widget
 
     own, data, folder = demo
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study_, "REPORTS", folder)
-        return Path(explorer.render(own, data, doubt=explorer.doubts(own), progress=False))
+        patch.setattr(files, "REPORTS", folder)
+        return Path(widget.write_page(own, data, doubt=widget.read_doubts(own), progress=False))
 
 
 @pytest.fixture(scope="session")
 def page_file(made):
     """Path of that study's explorer.html, with label doubt for three patches."""
-    from her2lib import explorer
+    from her2lib.explorer import widget
 
     study, data, *_ = made
     doubt = pd.DataFrame(
@@ -184,4 +189,4 @@ def page_file(made):
             "doubt": np.where(data.table.index < 3, 0.9 - 0.1 * data.table.index, 0.01),
         }
     )
-    return Path(explorer.render(study, data, patches=12, doubt=doubt, progress=False))
+    return Path(widget.write_page(study, data, patches=12, doubt=doubt, progress=False))

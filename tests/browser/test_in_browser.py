@@ -477,16 +477,16 @@ def test_each_panel_shows_what_it_is_told(page):
 
 
 def test_what_passes_the_limit_lies_in_files_beside_the_page(browser, made, tmp_path, monkeypatch):
-    from her2lib import explorer
-    from her2lib import study as study_
+    from her2lib import files
+    from her2lib.explorer import widget as widget_
 
     study, data, *_ = made
-    monkeypatch.setattr(study_, "REPORTS", tmp_path)
+    monkeypatch.setattr(files, "REPORTS", tmp_path)
     source = made[3] / "reports" / study.name / "runs"
     (tmp_path / study.name).mkdir()
     (tmp_path / study.name / "runs").symlink_to(source)
-    monkeypatch.setattr(explorer, "LIMIT_BYTES", 700_000)
-    file = explorer.render(study, data, patches=12, progress=False)
+    monkeypatch.setattr(widget_, "LIMIT_BYTES", 700_000)
+    file = widget_.write_page(study, data, patches=12, progress=False)
     beside = sorted(path.name for path in (file.parent / "explorer_files").iterdir())
     assert 0 < len(beside) < 12
     assert file.stat().st_size < 1_000_000
@@ -706,9 +706,9 @@ def test_the_widget_shows_every_choice_in_its_pixels(widget, shown):
     control(seen, "Note").locator("textarea").fill("seen in the notebook")
     seen.page.get_by_role("button", name="Save note").click()
     seen.page.get_by_text(f"Kept in Dr_X.csv: {table['name'][1]}").wait_for()
-    from her2lib import explorer
+    from her2lib.explorer import widget as widget_
 
-    rows = explorer.notes(reports / study.name / "notes")
+    rows = widget_.notes(reports / study.name / "notes")
     assert rows.loc[rows["reader"] == "Dr. X", ["patch", "score", "note"]].to_numpy().tolist()[
         -1
     ] == [table["name"][1], "2+", "seen in the notebook"]

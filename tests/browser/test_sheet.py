@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from conftest import EVIL, patches
 
-from her2lib import cli, readers
-from her2lib.patches import read
+from her2lib import cli
+from her2lib.data.patches import read_table
+from her2lib.readers import sheets
 
 pytestmark = pytest.mark.browser
 SHOTS = os.environ.get(
@@ -25,11 +26,11 @@ def made(tmp_path_factory):
     place = tmp_path_factory.mktemp("read")
     (place / "data").mkdir()
     manifest = patches(place / "data", 8, side_px=256)
-    table = read(manifest)[0]
+    table = read_table(manifest)[0]
     return (
         manifest,
         table,
-        readers.sheets(table, place / "sheets", readers=[READER, "B"], repeats=0.25),
+        sheets.write_sheets(table, place / "sheets", readers=[READER, "B"], repeats=0.25),
     )
 
 
@@ -60,7 +61,7 @@ def opened(browser, made):
             "dialog", lambda dialog: (said.append(f"dialog {dialog.message}"), dialog.dismiss())
         )
         page.on("request", lambda request: asked.append(request.url))
-        page.goto((made[2] / readers._folder(reader) / "sheet.html").as_uri())
+        page.goto((made[2] / sheets._folder(reader) / "sheet.html").as_uri())
         drawn(page)
         return page, key[key["rater"] == reader].reset_index(drop=True)
 
@@ -136,9 +137,9 @@ def test_read_by_key_and_click_kept_and_gathered(made, opened, tmp_path, capsys)
     shot(page, "s2_all")
     folder = tmp_path / "sheets"
     shutil.copytree(made[2], folder)
-    shutil.copy(saved(page), folder / readers._folder(READER) / "sheet.csv")
+    shutil.copy(saved(page), folder / sheets._folder(READER) / "sheet.csv")
     sheet = pd.read_csv(
-        folder / readers._folder(READER) / "sheet.csv", dtype=str, keep_default_na=False
+        folder / sheets._folder(READER) / "sheet.csv", dtype=str, keep_default_na=False
     )
     assert sheet["score"].tolist() == ["3+", "2+", "", "0", "1+", "2+", "0", "1+", "2+", "3+"]
     assert sheet["remark"].tolist() == [
@@ -148,7 +149,7 @@ def test_read_by_key_and_click_kept_and_gathered(made, opened, tmp_path, capsys)
         'faint; "2" = edge, 3',
         *[""] * 6,
     ]
-    ratings, problems = readers.gather(folder)
+    ratings, problems = sheets.gather_sheets(folder)
     assert problems == []
     given = ratings.set_index(["patch", "reading"])["score"]
     for row, score in zip(key.itertuples(), [3, 2, None, 0, 1, 2, 0, 1, 2, 3], strict=True):
@@ -158,7 +159,7 @@ def test_read_by_key_and_click_kept_and_gathered(made, opened, tmp_path, capsys)
     assert cli.main(["consensus", str(folder), "--into", str(manifest)]) == 0, (
         capsys.readouterr().out
     )
-    merged = read(manifest)[0].set_index("name")
+    merged = read_table(manifest)[0].set_index("name")
     first = key[key["reading"] == "1"].merge(sheet, on="code")
     assert merged.loc[first[first["score"] != ""]["patch"], "score"].tolist() == [
         int(word[0]) for word in first["score"] if word
@@ -168,11 +169,11 @@ def test_read_by_key_and_click_kept_and_gathered(made, opened, tmp_path, capsys)
 def test_two_sheets_in_one_browser_do_not_share_what_was_read(made, opened, tmp_path):
     page, _ = opened("B")
     page.keyboard.press("3")
-    again = readers.sheets(made[1], tmp_path / "again", readers=[READER, "B"], repeats=0.25)
+    again = sheets.write_sheets(made[1], tmp_path / "again", readers=[READER, "B"], repeats=0.25)
     page.goto((again / "B" / "sheet.html").as_uri())
     drawn(page)
     assert "10 not read yet" in page.inner_text("header")
-    other = readers.sheets(
+    other = sheets.write_sheets(
         made[1].iloc[1:], tmp_path / "other", readers=[READER, "B"], repeats=0.25
     )
     codes = [set(pd.read_csv(folder / "key.csv", dtype=str)["code"]) for folder in (made[2], other)]

@@ -1,0 +1,475 @@
+"""The runner: tiny notebooks in a temporary project, executed for real, killed for real."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import dask
+import psutil
+import pytest
+from distributed import LocalCluster
+from distributed.security import Security
+from examples import move_project
+
+from her2lib import files as files_
+from her2lib.runner import execute, lease, plan, workers
+from her2lib.study import config, fingerprints
+
+RUN = "resnet18-as_presented-imagenet-224px-n100-s"
+WRITE = """
+from her2lib.study.config import load_study
+place = load_study(study_name).folder_of(run)
+"""
+LISTENING = """
+import os, time
+if os.fork() == 0:
+    print("from a fork", flush=True)
+    os._exit(0)
+os.wait()
+time.sleep(0.5)
+inodes = {link for fd in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{fd}")
+          for link in [os.readlink(f"/proc/self/fd/{fd}")] if link.startswith("socket:")}
+rows = [line.split() for table in ("tcp", "tcp6") for line in list(open(f"/proc/net/{table}"))[1:]]
+print("listening", [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes], "of", len(inodes))
+"""
+
+
+def notebook(root, name, *code, parameters='study_name = "tiny"'):
+    """Path of a notebook with one prose cell, a parameters cell and these code cells."""
+    cells = [{"cell_type": "markdown", "metadata": {}, "source": f"# {name}", "id": "prose"}]
+    for i, source in enumerate((parameters, *code)):
+        tags = {"tags": ["parameters"]} if i == 0 else {}
+        cells.append(
+            {
+                "cell_type": "code",
+                "metadata": tags,
+                "source": textwrap.dedent(source),
+                "id": f"cell{i}",
+                "execution_count": None,
+                "outputs": [],
+            }
+        )
+    file = root / "notebooks" / f"{name}.ipynb"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(
+        json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    )
+    return file
+
+
+AROUND = ("00_start_here", "06_compare_models", "10_report")
+
+
+def tiny(root, *, seeds=(0,), training=("x = 1",), extra="", around=AROUND):
+    """Study of a few runs of one notebook, on no data, in its own project folder."""
+    training_parameters = 'study_name = "tiny"\nrun = ""'
+    for name in around:
+        notebook(root, name, "x = 1")
+    notebook(root, "02_train_resnet18", *training, parameters=training_parameters)
+    (root / "studies").mkdir(exist_ok=True)
+    (root / "data").mkdir(exist_ok=True)
+    text = f'question = "?"\n{extra}\n[data]\nsource = "{root / "data"}"\n[axes]\nseed = {list(seeds)}\n'
+    (root / "studies" / "tiny.toml").write_text(text)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Path of an empty project that this process, its workers and its kernels take for theirs."""
+    move_project(monkeypatch, tmp_path)
+    for name, value in (
+        ("HER2_ROOT", tmp_path),
+        ("HER2_REPORTS", tmp_path / "reports"),
+        ("OMP_NUM_THREADS", "1"),
+    ):
+        monkeypatch.setenv(name, str(value))
+    return tmp_path
+
+
+def loaded(root):
+    return config.load_study(str(root / "studies" / "tiny.toml"))
+
+
+def states(summary):
+    return {row["task"].replace(RUN, "s"): row["state"] for row in summary.rows}
+
+
+def marks(root):
+    return {task.name.replace(RUN, "s"): task.fingerprint for task in plan.plan_tasks(loaded(root))}
+
+
+def changed(before, after):
+    return {name for name in after if before.get(name) != after[name]}
+
+
+class TestPlan:
+    def test_order_parameters_and_needs(self, root):
+        tiny(root, seeds=(0, 1), extra='rooms = ["speed"]')
+        notebook(root, "91_speed", "x = 1")
+        notebook(root, "92_recipes", "x = 1")
+        tasks = plan.plan_tasks(loaded(root))
+        names = [task.name.replace(RUN, "s") for task in tasks]
+        assert names == ["00_start_here", "s0", "s1", "06_compare_models", "91_speed", "10_report"]
+        assert tasks[1].parameters == {"study_name": "tiny", "run": f"{RUN}0"}
+        assert tasks[1].needs == ("00_start_here",)
+        assert set(tasks[-1].needs) == {task.name for task in tasks[:-1]}
+
+    def test_a_study_outside_the_project_is_handed_over_by_its_path(self, root, tmp_path):
+        tiny(root)
+        other = tmp_path / "elsewhere.toml"
+        other.write_text((root / "studies" / "tiny.toml").read_text())
+        assert plan.plan_tasks(config.load_study(str(other)))[0].parameters == {
+            "study_name": str(other)
+        }
+
+    def test_an_unknown_parameter_is_refused_before_anything_starts(self, root):
+        tiny(root)
+        notebook(root, "02_train_resnet18", "x = 1", parameters='study_name = "tiny"\nrum = ""')
+        with pytest.raises(plan.RunError, match=r"no parameter 'run'.*Did you mean 'rum'"):
+            execute.execute(loaded(root), progress=False)
+        assert not (root / "reports").exists()
+
+    def test_an_unknown_room_is_refused(self, root):
+        tiny(root, extra='rooms = ["sped"]')
+        notebook(root, "91_speed", "x = 1")
+        with pytest.raises(plan.RunError, match="sped"):
+            plan.plan_tasks(loaded(root))
+
+    def test_a_change_makes_old_only_what_depends_on_it(self, root):
+        tiny(root, seeds=(0, 1))
+        before = marks(root)
+        assert marks(root) == before
+        notebook(root, "06_compare_models", "x = 2")
+        assert changed(before, marks(root)) == {"06_compare_models", "10_report"}
+        notebook(root, "06_compare_models", "x = 1")
+        notebook(root, "02_train_resnet18", "x = 2", parameters='study_name = "tiny"\nrun = ""')
+        assert changed(before, marks(root)) == {"s0", "s1", "06_compare_models", "10_report"}
+
+    def test_prose_makes_nothing_old_and_data_makes_all(self, root):
+        tiny(root)
+        before = marks(root)
+        file = root / "notebooks" / "06_compare_models.ipynb"
+        file.write_text(file.read_text().replace("# 06_compare_models", "# Other words"))
+        assert marks(root) == before
+        (root / "data" / "patch.png").write_bytes(b"new")
+        assert changed(before, marks(root)) == set(before)
+
+    def test_a_module_that_a_notebook_imports_counts(self, root, monkeypatch):
+        tiny(root)
+        notebook(root, "06_compare_models", "from her2lib import scores")
+        before, real = marks(root), fingerprints._python_source
+        monkeypatch.setattr(
+            fingerprints,
+            "_python_source",
+            lambda file: real(file) + "# changed" * (file.name == "scores.py"),
+        )
+        assert changed(before, marks(root)) == {"06_compare_models", "10_report"}
+
+    def test_another_seed_leaves_the_first_run_as_it_is(self, root):
+        tiny(root, seeds=(0,))
+        before = marks(root)
+        tiny(root, seeds=(0, 1))
+        assert changed(before, marks(root)) == {"s1", "06_compare_models", "10_report"}
+
+    def test_only_takes_what_is_needed_along_and_dry_run_runs_nothing(self, root, capsys):
+        tiny(root, seeds=(0, 1))
+        summary = execute.execute(loaded(root), only="*-s1", dry_run=True)
+        assert states(summary) == {"00_start_here": "planned", "s1": "planned"}
+        assert "2 to execute (cost unknown" in capsys.readouterr().out
+        assert not list((root / "reports").glob("**/*"))
+        with pytest.raises(plan.RunError, match="Did you mean"):
+            execute.execute(loaded(root), only="06_compare_model", dry_run=True)
+
+
+class TestExecute:
+    def test_runs_skips_and_goes_on_after_a_failure(self, root, capsys):
+        fails = """if run.endswith('s1') and not __import__('os').path.exists('mended'):
+            raise ValueError('first\\nlast line')"""
+        tiny(root, seeds=(0, 1), training=("x = 1", fails), around=("10_report",))
+        first = execute.execute(
+            loaded(root), retries=5
+        )  # the same error twice is enough: the third attempt would only cost time
+        assert states(first) == {"s0": "done", "s1": "failed", "10_report": "done"}
+        assert {key: first.rows[1][key] for key in ("tries", "cell", "error")} == {
+            "tries": 2,
+            "cell": 4,
+            "error": "ValueError: first\nlast line",
+        }
+        assert first.exit_code == 1
+        assert "cell 4 of failed.ipynb): last line" in str(first)
+        place = loaded(root).folder_of(f"{RUN}1")
+        assert (place / "failed.ipynb").is_file()
+        assert not (place / "notebook.ipynb").exists()
+        assert [
+            row["task"] for row in json.loads((place.parent / "failures.json").read_text())
+        ] == [f"{RUN}1"]
+        printed = capsys.readouterr()
+        assert not set("\r\x1b") & set(printed.out + printed.err)
+        assert ", is tried again (cell 4 of failed.ipynb): last line" in printed.out
+
+        again = execute.execute(loaded(root), retries=0, progress=False)
+        assert states(again) == {"s0": "skipped", "s1": "failed", "10_report": "skipped"}
+        (root / "notebooks" / "mended").touch()
+        mended = execute.execute(loaded(root), progress=False)
+        assert states(mended) == {"s0": "skipped", "s1": "done", "10_report": "done"}
+        assert mended.exit_code == 0
+        assert not (place / "failed.ipynb").exists()
+        assert json.loads((place.parent / "failures.json").read_text()) == []
+
+    def test_a_kernel_that_dies_is_a_failure_with_its_cell_and_blocks_what_hangs_on_it(self, root):
+        tiny(root)
+        notebook(root, "00_start_here", "import os; os._exit(3)")
+        summary = execute.execute(loaded(root), retries=0, progress=False)
+        blocked = dict.fromkeys(("s0", "06_compare_models", "10_report"), "blocked")
+        assert states(summary) == {"00_start_here": "failed", **blocked}
+        assert summary.rows[0]["cell"] == 3
+        assert "DeadKernelError" in summary.rows[0]["error"]
+        assert summary.rows[1]["error"] == "needs 00_start_here"
+
+    @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")
+    def test_a_kernel_listens_nowhere_runs_in_notebooks_and_leaves_no_process(self, root):
+        tiny(root)
+        child = "import subprocess\nchild = subprocess.Popen(['sleep', '1000'])\nprint('child', child.pid, os.getcwd())"
+        notebook(root, "00_start_here", LISTENING, child)
+        execute.execute(loaded(root), only="00*", progress=False)
+        cells = json.loads(
+            (loaded(root).folder_of("00_start_here") / "notebook.ipynb").read_text()
+        )["cells"]
+        said = " ".join("".join(output["text"]) for cell in cells[3:] for output in cell["outputs"])
+        assert "listening [] of" in said
+        assert int(said.split("of ")[1].split()[0]) >= 5  # the kernel's own sockets were seen
+        assert "from a fork" in said
+        assert said.split()[-1] == str(root / "notebooks")
+        assert until(lambda: not living(int(said.split("child ")[1].split()[0])))
+
+    def test_force_begins_with_an_empty_folder(self, root):
+        tiny(
+            root,
+            around=(),
+            training=(
+                WRITE,
+                "made = place / 'made'\nassert not made.exists()\nmade.write_text('x')",
+            ),
+        )
+        assert states(execute.execute(loaded(root), only="*s0", progress=False))["s0"] == "done"
+        assert (
+            states(
+                execute.execute(loaded(root), only="*s0", force=True, retries=0, progress=False)
+            )["s0"]
+            == "done"
+        )
+
+    def test_a_scheduler_without_tls_needs_a_flag(self, root):
+        tiny(root)
+        with pytest.raises(plan.RunError, match="Dask runs whatever it is sent"):
+            execute.execute(loaded(root), scheduler="tcp://somewhere:8786")
+
+    @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl for a certificate")
+    def test_a_scheduler_with_tls_executes_a_study(self, root):
+        tiny(root, around=())
+        key, cert = root / "key.pem", root / "cert.pem"
+        make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=her2".split()
+        subprocess.run([*make, "-keyout", key, "-out", cert], check=True, capture_output=True)
+        names = [f"distributed.comm.tls.{name}" for name in ("scheduler", "worker", "client")]
+        files = {
+            f"{name}.{kind}": str(file)
+            for name in names
+            for kind, file in (("cert", cert), ("key", key))
+        }
+        with (
+            dask.config.set({"distributed.comm.tls.ca-file": str(cert), **files}),
+            LocalCluster(
+                n_workers=1,
+                threads_per_worker=1,
+                processes=False,
+                protocol="tls://",
+                host="127.0.0.1",
+                security=Security(),
+                dashboard_address=None,
+            ) as cluster,
+        ):
+            assert cluster.scheduler_address.startswith("tls://127.0.0.1")
+            summary = execute.execute(
+                loaded(root), scheduler=cluster.scheduler_address, progress=False
+            )
+        assert states(summary) == {"s0": "done"}
+
+    def test_sharing_a_gpu_says_what_memory_it_costs(self, root, capsys):
+        tiny(root)
+        execute.execute(loaded(root), per_gpu=3, dry_run=True)
+        said = capsys.readouterr().out
+        each = workers.memory_gb("resnet18", side_px=224)
+        assert f"3 runs share each GPU: at most {3 * each:.1f} GB" in said
+        assert "estimate" in said
+        execute.execute(loaded(root), dry_run=True)
+        assert "share each GPU" not in capsys.readouterr().out
+
+    def test_estimate_comes_from_like_runs_and_status_from_files(self, root):
+        tiny(root, seeds=(0, 1))
+        files_.write_json(
+            loaded(root).folder_of(f"{RUN}0") / "done.json",
+            {"seconds": 90, "fingerprint": "another"},
+        )
+        table = {
+            row["task"].replace(RUN, "s"): (row["action"], row["seconds"])
+            for row in plan.estimate(loaded(root))
+        }
+        assert table["s0"] == table["s1"] == ("execute", 90)
+        assert table["10_report"] == ("execute", None)
+        claim = lease.take(loaded(root).folder_of(f"{RUN}1"))
+        claim.tell(cell=3, cells=9)
+        files_.write_json(
+            claim.folder / "progress.json",
+            {"epoch": 2, "epochs": 5, "kappa": 0.4123, "seconds_left": 130},
+        )
+        shown = execute.study_status(loaded(root)).set_index("task")
+        claim.release()
+        assert shown.loc[f"{RUN}0", "state"] == "old"
+        assert shown.loc["10_report", "state"] == "waiting"
+        assert tuple(shown.loc[f"{RUN}1", ["state", "now"]]) == (
+            "running",
+            "cell 3 of 9, epoch 2/5, kappa 0.41, 2 min left",
+        )
+
+
+ONE_RUN = (
+    WRITE
+    + """
+import os, time
+with open(place / "starts", "a") as file:
+    file.write("x")
+for step in range(STEPS):
+    (place / "beat").write_text(str(os.getpid()))
+    time.sleep(0.1)
+(place / "result").write_text(run[-3:])
+"""
+)
+MAIN = """
+import sys
+from her2lib.runner.execute import execute
+from her2lib.study.config import load_study
+if __name__ == "__main__":
+    print(execute(load_study(sys.argv[1]), workers=int(sys.argv[2])), flush=True)
+"""
+
+
+def started(root, *, slots=2):
+    """Popen of the same command that a person would give, in a process of its own."""
+    (root / "main.py").write_text(MAIN)
+    command = [sys.executable, root / "main.py", root / "studies" / "tiny.toml", str(slots)]
+    with (root / "log").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def worker_processes(main):
+    """list of the processes of Dask workers (not the kernels) under a main process."""
+    return [
+        child
+        for child in psutil.Process(main.pid).children()
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
+
+
+def results(root):
+    return {
+        file.parent.name: file.read_text()
+        for file in (root / "reports" / "tiny" / "runs").glob("*/result")
+    }
+
+
+def finished(root):
+    return list((root / "reports" / "tiny" / "runs").glob("resnet18*/done.json"))
+
+
+def ours(root):
+    """list of living processes that were started for this project, kernels and watchers included."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(
+            psutil.NoSuchProcess, psutil.AccessDenied
+        ):  # a zombie counts as gone
+            mine = process.environ().get("HER2_ROOT") == str(root) and process.pid != os.getpid()
+            found += [process] * (mine and process.status() != psutil.STATUS_ZOMBIE)
+    return found
+
+
+def listening(processes):
+    """set of the addresses on which these processes listen."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):  # a kernel that has just ended
+            found |= {
+                end.laddr.ip
+                for end in process.net_connections("tcp")
+                if end.status == psutil.CONN_LISTEN
+            }
+    return found
+
+
+@pytest.mark.parametrize(("n", "kills"), [(5, 1), pytest.param(20, 2, marks=pytest.mark.slow)])
+def test_killed_workers_and_a_killed_main_process_cost_only_what_was_running(root, n, kills):
+    tiny(root, seeds=range(n), training=(ONE_RUN.replace("STEPS", "12"),), around=())
+    main = started(root)
+    for kill in range(kills):
+        assert until(lambda: len(finished(root)) > 2 * kill, 120)  # noqa: B023
+        assert until(lambda: any(map(lease.holder, (root / "reports" / "tiny" / "runs").iterdir())))
+        assert listening(ours(root)) == {"127.0.0.1"}
+        worker_processes(main)[0].kill()
+    before = len(finished(root))
+    assert until(lambda: len(finished(root)) > before, 120)
+    main.kill()
+    main.wait()
+    assert until(lambda: not ours(root)), ours(root)
+
+    beats = {file: file.read_text() for file in (root / "reports").glob("**/beat")}
+    kept = {file: file.stat().st_mtime_ns for file in finished(root)}
+    time.sleep(0.3)
+    assert beats == {
+        file: file.read_text() for file in (root / "reports").glob("**/beat")
+    }  # nobody goes on writing
+    assert 0 < len(kept) < n
+    mains = [started(root, slots=1) for _ in range(kills)]  # with two, as from two machines at once
+    assert {main.wait() for main in mains} == {0}
+    assert len(finished(root)) == n
+    assert kept == {file: file.stat().st_mtime_ns for file in kept}
+    assert results(root) == {
+        f"{RUN}{seed}": f"{RUN}{seed}"[-3:] for seed in range(n)
+    }  # as of an undisturbed study
+    starts = [len(file.read_text()) for file in (root / "reports").glob("**/starts")]
+    assert (
+        sum(starts) <= n + kills + 2
+    )  # each kill interrupted at most one notebook, the main process at most two
+    assert until(lambda: not ours(root)), ours(root)
+
+
+@pytest.mark.slow
+def test_two_workers_take_at_most_six_tenths_of_the_time_of_one(root):
+    seconds = {}
+    for slots in (1, 2):
+        tiny(root, seeds=range(20), around=(), training=("import time\ntime.sleep(6)",))
+        begun = time.monotonic()
+        assert started(root, slots=slots).wait() == 0
+        seconds[slots] = time.monotonic() - begun
+        (root / "reports").rename(root / f"reports{slots}")
+    assert seconds[2] <= 0.6 * seconds[1], seconds
+
+
+def living(pid):
+    """bool; a zombie that nobody has collected yet is dead."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def until(condition, seconds=20):
+    """bool, whether the condition came true in time."""
+    end = time.monotonic() + seconds
+    while not (met := condition()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return met

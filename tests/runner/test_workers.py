@@ -1,0 +1,67 @@
+"""Workers: GPUs and cores shared out, sockets that fit everywhere."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from her2lib.runner import workers
+from her2lib.study.config import NOTEBOOK_OF
+
+
+def test_each_worker_sees_one_gpu_and_its_share_of_cores(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(24)), raising=False)
+    found = workers.slots(per_gpu=3)
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in found] == ["2", "5"] * 3
+    assert {slot["OMP_NUM_THREADS"] for slot in found} == {"4"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert workers.slots() == [
+        {name: "24" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    ]
+    assert len(workers.slots(4)) == 4
+
+
+def test_gpus_are_counted_without_torch(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: one'\necho '  MIG 1g: part'\necho 'GPU 1: two'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in workers.slots()] == ["0", "1"]
+
+
+def test_memory_of_a_training_grows_with_the_patch_and_never_below_its_weights():
+    small, large = (workers.memory_gb("resnet18", side_px=side_px) for side_px in (224, 448))
+    assert large - small == pytest.approx(
+        3 * 32 * 22.2e-3
+    )  # four times the pixels, so three times the activations more
+    assert workers.memory_gb("vit_b16", side_px=224, batch=0) == pytest.approx(0.6 + 16 * 85.8e-3)
+    assert set(workers.MEMORY) == set(NOTEBOOK_OF)
+
+
+def test_papermill_is_imported_without_parsing_a_grammar_and_still_validates():
+    code = (
+        "import sys\nfrom her2lib.runner import workers\nworkers.light()\nimport nbformat, papermill\n"
+        "assert 'rfc3987_syntax.syntax_helpers' not in sys.modules\nnbformat.validate(nbformat.v4.new_notebook())\n"
+        "try:\n    nbformat.validate({'cells': [], 'metadata': 1, 'nbformat': 4, 'nbformat_minor': 5})\n"
+        "except nbformat.ValidationError:\n    print('refused')"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "refused"
+    )
+
+
+def test_a_long_temporary_folder_does_not_break_the_sockets(monkeypatch, tmp_path):
+    deep = tmp_path / ("x" * 90)
+    deep.mkdir()
+    monkeypatch.setattr(workers.tempfile, "tempdir", str(deep))
+    with workers._sockets() as config:
+        assert len(config.KernelManager.connection_file) < 60
+        assert Path(config.KernelManager.connection_file).parent.stat().st_mode & 0o077 == 0
