@@ -23,7 +23,9 @@ bench: $(READY)
 lock: $(READY)
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --extra dev pyproject.toml -o requirements.lock
 lint: $(READY)
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 # uv lives inside the environment: pip fetches uv, uv fetches the rest (37 s against 3 minutes)
 $(READY): requirements.lock pyproject.toml

@@ -1,519 +1,508 @@
 """`her2`: thin verbs over the library. Nothing heavy is imported before a verb needs it."""
 
-import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
 
 from her2lib.files import write_table
-from her2lib.study.config import StudyError, load_study, make_study, study_files
+from her2lib.study.config import Study, StudyError, load_study, make_study, study_files
 
-EPILOG = "Research use only: a patch-level surrogate is not an ASCO/CAP score."
+RESEARCH_USE = "Research use only: a patch-level surrogate is not an ASCO/CAP score."
+
+app = App(
+    name="her2",
+    help=f"HER2 study kit: from patches to a report. {RESEARCH_USE}",
+    version_flags=["--version"],
+    default_parameter=Parameter(negative=()),
+    help_format="plaintext",
+)
+
+# What a number on the command line may be; anything else is refused before a verb starts.
+Count = Annotated[int, Parameter(validator=Number(gte=1))]
+CountOrNone = Annotated[int, Parameter(validator=Number(gte=0))]
+Fraction = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
+Seed = Annotated[int, Parameter(validator=Number(gte=0))]
+SidePx = Annotated[int, Parameter(validator=Number(gte=16))]
+Mpp = Annotated[float, Parameter(validator=Number(gt=0))]
+Flag = Annotated[bool, Parameter(show_default=False)]
+Names = Annotated[list[str], Parameter(consume_multiple=True)]
 
 
-def main(arguments=None):
-    """int exit status: 0 done, 1 finished with failures or findings, 2 one sentence about what is wrong."""
-    options = parser().parse_args(arguments)
+def main(arguments: list[str] | None = None) -> int:
+    """int exit status: 0 done, 1 finished with failures or findings, 2 refused in a sentence."""
     try:
-        return options.verb(options) or 0
+        status = app(
+            arguments, exit_on_error=False, print_error=False, result_action="return_value"
+        )
+        return status or 0
     except KeyboardInterrupt:
         print("her2: stopped. The same command goes on where it stopped.", file=sys.stderr)
         return 130
+    except CycloptsError as error:
+        print(f"her2: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     except (ValueError, OSError, RuntimeError, KeyError) as error:
         if os.environ.get("HER2_DEBUG"):
             raise
-        print(f"her2: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+        sentence = error.args[0] if isinstance(error, KeyError) else error
+        print(f"her2: {sentence}", file=sys.stderr)
         print("      (HER2_DEBUG=1 shows where this came from)", file=sys.stderr)
         return 2
 
 
-def parser():
-    """argparse.ArgumentParser of every verb; each help text says what is read and written."""
-    top = argparse.ArgumentParser(
-        prog="her2", description="HER2 study kit: from patches to a report.", epilog=EPILOG
-    )
-    verbs = top.add_subparsers(required=True, metavar="VERB")
-    _run(_verb(verbs, "run", run, "run a study's notebooks and render its report"))
-    _verb(
-        verbs, "status", status, "show how far a study is; works from another terminal"
-    ).add_argument("study")
-    check_ = _verb(verbs, "check", check, "list every problem of a data set with its remedy")
-    check_.add_argument("path", help="BCI folder, folder of score folders, or manifest.csv")
-    check_.add_argument(
-        "--deep", action="store_true", help="decode every image as well (finds truncated files)"
-    )
-    check_.add_argument("--csv", help="write the table here too")
-    _phantom(_verb(verbs, "phantom", phantom, "write a BCI-shaped folder of synthetic patches"))
-    _verb(verbs, "report", report, "render reports/<study>/report.html again").add_argument("study")
-    explorer_ = _verb(
-        verbs,
-        "explorer",
-        explorer,
-        "write reports/<study>/explorer.html: patches and maps to explore without Python",
-    )
-    explorer_.add_argument("study")
-    explorer_.add_argument(
-        "--patches", type=int, default=48, help="how many, test set first (default 48)"
-    )
-    sheet_ = _verb(
-        verbs,
-        "sheet",
-        sheet,
-        "write blinded reading sheets (CSV and an offline page), one for each reader",
-    )
-    sheet_.add_argument(
-        "source", metavar="STUDY|MANIFEST", help="a study, a manifest.csv or a folder of patches"
-    )
-    sheet_.add_argument("--readers", nargs="+", required=True, metavar="NAME")
-    sheet_.add_argument(
-        "--repeats",
-        type=float,
-        default=0.1,
-        help="share of patches that each reader gets twice (default 0.1)",
-    )
-    sheet_.add_argument(
-        "--into",
-        metavar="FOLDER",
-        default="sheets",
-        help="new folder for the sheets and their key (default sheets)",
-    )
-    sheet_.add_argument("--seed", type=int, default=0)
-    consensus_ = _verb(
-        verbs,
-        "consensus",
-        consensus,
-        "write the readings of filled sheets, and their consensus, into a manifest",
-    )
-    consensus_.add_argument(
-        "sheets",
-        nargs="+",
-        metavar="SHEETS",
-        help="folders of `her2 sheet`, or CSVs: patch and a column per reader",
-    )
-    consensus_.add_argument(
-        "--into",
-        metavar="MANIFEST",
-        required=True,
-        help="manifest.csv; its old scores are kept as score_given",
-    )
-    consensus_.add_argument("--how", choices=("majority", "median"), default="majority")
-    diff_ = _verb(
-        verbs,
-        "diff",
-        diff,
-        "say which numbers of two studies differ by more than their intervals allow",
-    )
-    diff_.add_argument("study", metavar="STUDY_A")
-    diff_.add_argument("other", metavar="STUDY_B")
-    audit_ = _verb(
-        verbs, "audit", audit, "recompute reported numbers (a TOML file, or a study's own report)"
-    )
-    audit_.add_argument("file", help="a .toml of reported figures, or the name of a study")
-    _tile(_verb(verbs, "tile", tile, "cut whole slides into patches at a stated mpp"))
-    _score(_verb(verbs, "score", score, "score new patches or slides with a finished run"))
-    return top
+# ---- a study -----------------------------------------------------------------------------------
 
 
-def run(options):
-    """int; executes the study and prints the path of the report."""
-    from her2lib.runner import execute, plan
+@app.command
+def run(
+    study: str | None = None,
+    *,
+    data: Path | None = None,
+    name: str | None = None,
+    network: list[str] | None = None,
+    weights: str | None = None,
+    side_px: SidePx | None = None,
+    epochs: Count | None = None,
+    skip_bad: Flag = False,
+    only: str | None = None,
+    force: Flag = False,
+    dry_run: Flag = False,
+    workers: Count | None = None,
+    per_gpu: Count = 1,
+    scheduler: str | None = None,
+    insecure: Flag = False,
+) -> int:
+    """Run a study's notebooks and render its report.
 
-    study = load_study(_study_file(options))
-    if not options.dry_run:
-        _look_first(study)
-    print(f"{study.name}: {study.question}")
-    summary = execute.execute(
-        study,
-        only=options.only,
-        force=options.force,
-        workers=options.workers,
-        per_gpu=options.per_gpu,
-        scheduler=options.scheduler,
-        insecure=options.insecure,
-        dry_run=options.dry_run,
+    Args:
+        study: A name in studies/ or reports/, or a path of a .toml file.
+        data: Make a study from this folder or manifest instead.
+        name: With --data: the study's name (default: the folder's).
+        network: With --data: a network, may be repeated (default resnet18).
+        weights: With --data: imagenet (needs a connection once), none, a file, or study:NAME.
+        side_px: With --data: side length of the patches given to the network.
+        epochs: With --data: epochs of training.
+        skip_bad: With --data: leave faulty files out and name them in the report.
+        only: Only these notebooks or runs ('vit*') and what they need.
+        force: Do again what is complete.
+        dry_run: Print the plan and its cost, run nothing.
+        workers: CPU slots (default 1: torch uses every core).
+        per_gpu: Runs that share one GPU (each holds its own memory).
+        scheduler: An existing Dask scheduler, tls://host:port.
+        insecure: Allow a scheduler without TLS: it runs whatever it is sent.
+    """
+    from her2lib.runner.execute import execute
+
+    if data and study:
+        raise StudyError("Give a study or --data, not both.")
+    if data:
+        changes = {"weights": weights, "side_px": side_px, "epochs": epochs}
+        study = str(_study_of_data(data, name or "", network or ["resnet18"], skip_bad, changes))
+    if not study:
+        known = ", ".join(file.stem for file in study_files())
+        raise StudyError(f"Name a study ({known}) or give --data PATH.")
+    loaded = load_study(study)
+    if not dry_run:
+        _check_data(loaded)
+    print(f"{loaded.name}: {loaded.question}")
+    summary = execute(
+        loaded,
+        only=only,
+        force=force,
+        dry_run=dry_run,
+        workers=workers,
+        per_gpu=per_gpu,
+        scheduler=scheduler,
+        insecure=insecure,
     )
-    if options.dry_run:
+    if dry_run:
         return 0
     print(summary)
-    if options.only and not (study.folder_of(plan.REPORT) / "notebook.ipynb").is_file():
-        print(f"There is no report yet: {plan.REPORT} has not been executed.")
-        return summary.exit_code
-    from her2lib.report import render  # only now: they bring matplotlib
-    from her2lib.study import results
-
-    made = (
-        any(row["state"] == "done" for row in summary.rows)
-        or not (study.folder / "explorer.html").exists()
-    )
-    if made and any(results.is_finished(study, row["run"]) for row in study.runs()):
-        from her2lib.explorer import widget
-
-        print(f"Explorer: {widget.publish_page(study)}")
-    print(f"Report: {render.render_report(study)}")
+    _write_pages(loaded, summary, partly=bool(only))
     return summary.exit_code
 
 
-def status(options):
-    """int; prints one line per notebook from the files alone."""
-    from her2lib.runner import execute
+@app.command
+def status(study: str) -> int:
+    """Show how far a study is; works from another terminal."""
+    from her2lib.runner.execute import study_status
 
-    print(execute.study_status(load_study(options.study)).to_string(index=False))
+    print(study_status(load_study(study)).to_string(index=False))
     return 0
 
 
-def check(options):
-    """int, 1 when there are errors; prints every problem with its remedy."""
-    from her2lib.data import patches
+@app.command
+def report(study: str) -> int:
+    """Render reports/<study>/report.html again."""
+    from her2lib.report.render import render_report
 
-    problems, summary = patches.check_patches(Path(options.path), deep=options.deep)
+    print(f"Report: {render_report(load_study(study))}")
+    return 0
+
+
+@app.command
+def explorer(study: str, *, patches: Count = 48) -> int:
+    """Write reports/<study>/explorer.html: patches and maps to explore without Python.
+
+    Args:
+        patches: How many patches, the test set first.
+    """
+    from her2lib.explorer.page import publish_page
+
+    print(f"Explorer: {publish_page(load_study(study), patches=patches)}")
+    return 0
+
+
+@app.command
+def diff(study_a: str, study_b: str) -> int:
+    """Say which numbers of two studies differ by more than their intervals allow."""
+    from her2lib.report.findings import moved_numbers
+    from her2lib.report.sections import all_numbers, known_as
+
+    studies = [load_study(study_a), load_study(study_b)]
+    tables = [all_numbers(study) for study in studies]
+    for study, table in zip(studies, tables, strict=True):
+        if table.empty:
+            raise StudyError(f"Study {study.name} has no numbers yet: her2 run {study.name}")
+    moves = moved_numbers(*tables, names=[known_as(study) for study in studies])
+    for row in moves[~moves["verdict"].isin(["within", "unchanged"])].itertuples():
+        print(_move_sentence(row))
+    counts = moves["verdict"].value_counts().items()
+    print(", ".join(f"{n} {verdict}" for verdict, n in counts) + ".")
+    print(
+        "The interval of a difference is made from both intervals as if the studies were "
+        "independent; shared patches make it too wide, so a small move may be missed."
+    )
+    return int((moves["verdict"] == "moved").any())
+
+
+@app.command
+def audit(file: str) -> int:
+    """Recompute reported numbers: a .toml of reported figures, or a study's own report."""
+    from her2lib.report.findings import exit_code
+    from her2lib.report.published import audit_file
+    from her2lib.report.recount import audit_report
+
+    if _holds_reported_figures(file):
+        findings = audit_file(file)
+    else:
+        findings = audit_report(load_study(file).folder)
+    for row in findings.itertuples():
+        print(f"{row.verdict:14} {row.sentence}")
+    return exit_code(findings)
+
+
+# ---- data --------------------------------------------------------------------------------------
+
+
+@app.command
+def check(path: Path, *, deep: Flag = False, csv: Path | None = None) -> int:
+    """List every problem of a data set with its remedy.
+
+    Args:
+        path: BCI folder, folder of score folders, or manifest.csv.
+        deep: Decode every image as well (finds truncated files).
+        csv: Write the table here too.
+    """
+    from her2lib.data.patches import check_patches
+
+    problems, summary = check_patches(path, deep=deep)
     print(summary)
     for row in problems.itertuples():
         print(f"{row.severity:8} {row.file}\n         {row.problem}\n         Remedy: {row.remedy}")
-    if options.csv:
-        write_table(options.csv, problems)
+    if csv:
+        write_table(csv, problems)
     return int((problems["severity"] == "error").any())
 
 
-def phantom(options):
-    """int; writes the folder, going on where an earlier call stopped."""
-    from her2lib.phantoms import dataset
+@app.command
+def phantom(
+    folder: Path,
+    *,
+    patches: Count = 400,
+    slides: Count = 51,
+    side_px: SidePx = 1024,
+    mpp: Mpp = 0.5,
+    seed: Seed = 0,
+    weak: Flag = False,
+    truth: Flag = False,
+    balanced: Flag = False,
+    he: Flag = False,
+    laboratories: Count = 1,
+    external: CountOrNone = 0,
+    raters: CountOrNone = 0,
+    without: list[str] | None = None,
+    with_: Annotated[list[str] | None, Parameter(name="--with")] = None,
+    workers: Count | None = None,
+) -> int:
+    """Write a BCI-shaped folder of synthetic patches.
 
-    kept = {
-        key: value
-        for key, value in vars(options).items()
-        if key not in ("verb", "folder", "with", "without")
-    }
-    switches = dict.fromkeys(options.without, False) | dict.fromkeys(vars(options)["with"], True)
-    print(dataset.write_phantoms(Path(options.folder), **kept, **switches))
-    return 0
+    Args:
+        folder: New or unfinished folder; the same command goes on.
+        mpp: Micrometres a pixel.
+        weak: Every patch carries its slide's score, as in BCI.
+        truth: Write masks and cell tables beside the patches.
+        balanced: As many patches of every score (default: BCI's fractions).
+        he: Write each patch's registered partner in haematoxylin and eosin too.
+        laboratories: Laboratories, each with its own stain and scanner.
+        external: Patches of an external site, another laboratory's.
+        raters: Simulated readers, each with a leaning and a spread of their own.
+        without: No blush, edge, clones … in any patch; may be repeated.
+        with_: Force blush, edge, clones … in every patch; may be repeated.
+        workers: Processes that paint (default: every core).
+    """
+    from her2lib.phantoms.dataset import write_phantoms
 
-
-def report(options):
-    """int; prints the path of the report."""
-    from her2lib.report import render
-
-    print(f"Report: {render.render_report(load_study(options.study))}")
-    return 0
-
-
-def explorer(options):
-    """int; prints the path of the page."""
-    from her2lib.explorer import widget
-
-    print(f"Explorer: {widget.publish_page(load_study(options.study), patches=options.patches)}")
-    return 0
-
-
-def sheet(options):
-    """int; writes the sheets and says where they lie."""
-    import pandas as pd
-
-    from her2lib.data import patches
-    from her2lib.readers import sheets
-    from her2lib.study import cohort
-
-    path = Path(options.source)
-    table = (
-        patches.read_table(path)[0]
-        if path.exists()
-        else pd.concat(cohort.read_cohort(load_study(options.source))[0], ignore_index=True)
+    artefacts = dict.fromkeys(without or [], False) | dict.fromkeys(with_ or [], True)
+    sentence = write_phantoms(
+        folder,
+        patches=patches,
+        slides=slides,
+        side_px=side_px,
+        mpp=mpp,
+        seed=seed,
+        weak=weak,
+        truth=truth,
+        balanced=balanced,
+        he=he,
+        laboratories=laboratories,
+        external=external,
+        raters=raters,
+        workers=workers,
+        **artefacts,
     )
-    folder = sheets.write_sheets(
-        table, options.into, readers=options.readers, repeats=options.repeats, seed=options.seed
-    )
-    print(
-        f"{len(table)} patches for each of {len(options.readers)} readers: {folder}. Keep key.csv back; each reader gets one folder."
-    )
+    print(sentence)
     return 0
 
 
-def consensus(options):
-    """int, 1 when readings were left out; prints each problem and what was written."""
-    from her2lib.data import patches
-    from her2lib.readers import sheets
+@app.command
+def tile(
+    *slides: Path,
+    out: Path,
+    tissue: Fraction = 0.1,
+    patients: Path | None = None,
+    mpp: Mpp = 0.46,
+    side_px: Annotated[SidePx, Parameter(name=["--side", "--side-px"])] = 1024,
+    slide_mpp: Mpp | None = None,
+    workers: Count | None = None,
+) -> int:
+    """Cut whole slides into patches at a stated mpp.
 
-    names = set(patches.read_table(Path(options.into))[0]["name"])
-    ratings, problems = sheets.collect_readings(options.sheets, patches=names)
-    for sentence in [*problems, *sheets.write_to_manifest(options.into, ratings, how=options.how)]:
+    Args:
+        slides: Slides, or folders of slides, of any format OpenSlide reads.
+        out: New or unfinished folder; the same command goes on.
+        tissue: Least fraction of tissue in a patch.
+        patients: CSV table with the columns slide, patient.
+        mpp: Micrometres a pixel of the patches.
+        side_px: Side of the patches in pixels.
+        slide_mpp: Micrometres a pixel of the slides' full resolution, where the file does not say.
+        workers: Processes that cut (default: every core).
+    """
+    from her2lib.data.slides import read_patients, tile_slides
+
+    if not slides:
+        raise StudyError("Name at least one slide, or a folder of slides.")
+    manifest, problems = tile_slides(
+        slides,
+        out,
+        mpp=mpp,
+        side_px=side_px,
+        slide_mpp=slide_mpp,
+        tissue=tissue,
+        patients=read_patients(patients),
+        workers=workers,
+    )
+    n_slides = manifest["slide"].nunique()
+    print(f"{len(manifest)} patches of {n_slides} slides: {out / 'manifest.csv'}")
+    return _print_problems(problems)
+
+
+# ---- scores ------------------------------------------------------------------------------------
+
+
+@app.command
+def score(
+    *paths: Path,
+    run: str,
+    out: Path | None = None,
+    maps: CountOrNone = 200,
+    mpp: Mpp = 0.46,
+    side_px: Annotated[SidePx, Parameter(name=["--side", "--side-px"])] = 1024,
+    slide_mpp: Mpp | None = None,
+    workers: Count | None = None,
+) -> int:
+    """Score new patches or slides with a finished run.
+
+    Args:
+        paths: Images, folders of them, a folder made by `her2 tile`, a manifest.csv, or slides.
+        run: reports/<study>/runs/<run>, or <study>/<run>.
+        out: Folder for tables and maps (default reports/<study>/scored/<run>).
+        maps: At most so many patches get a map.
+        mpp: Micrometres a pixel of the patches cut from slides.
+        side_px: Their side in pixels.
+        slide_mpp: Micrometres a pixel of the slides' full resolution, where the file does not say.
+        workers: Processes that cut (default: every core).
+    """
+    from her2lib import scoring
+
+    if not paths:
+        raise StudyError("Name at least one image, folder, manifest.csv or slide.")
+    finished_run = scoring.find_run(run)
+    folder = out or finished_run.resolve().parents[1] / "scored" / finished_run.name
+    table, slides, notes, problems = scoring.score_paths(
+        paths,
+        finished_run,
+        folder=folder,
+        maps=maps,
+        mpp=mpp,
+        side_px=side_px,
+        slide_mpp=slide_mpp,
+        workers=workers,
+    )
+    print(table["score"].value_counts().sort_index().rename("patches").to_string())
+    for row in slides[slides["metric"] == "summary score"].itertuples():
+        print(f"{row.slide}: {row.value} ({row.n} patches)")
+    print(*notes, f"Tables, maps and heat maps: {folder}", sep="\n")
+    return _print_problems(problems)
+
+
+@app.command
+def sheet(
+    source: str,
+    *,
+    readers: Names,
+    repeats: Fraction = 0.1,
+    into: Path = Path("sheets"),
+    seed: Seed = 0,
+) -> int:
+    """Write blinded reading sheets (CSV and an offline page), one for each reader.
+
+    Args:
+        source: A study, a manifest.csv or a folder of patches.
+        readers: Their names: --readers anna ben.
+        repeats: Fraction of patches that each reader gets twice.
+        into: New folder for the sheets and their key.
+    """
+    from her2lib.readers.sheets import write_sheets
+
+    table = _patches_of(source)
+    folder = write_sheets(table, into, readers=readers, repeats=repeats, seed=seed)
+    print(f"{len(table)} patches for each of {len(readers)} readers: {folder}.")
+    print("Keep key.csv back; each reader gets one folder.")
+    return 0
+
+
+@app.command
+def consensus(*sheets: Path, into: Path, how: Literal["majority", "median"] = "majority") -> int:
+    """Write the readings of filled sheets, and their consensus, into a manifest.
+
+    Args:
+        sheets: Folders of `her2 sheet`, or CSVs: patch and a column per reader.
+        into: manifest.csv; its old scores are kept as score_given.
+        how: How several readings of a patch become one score.
+    """
+    from her2lib.data.patches import read_table
+    from her2lib.readers.sheets import collect_readings, write_to_manifest
+
+    if not sheets:
+        raise StudyError("Name at least one folder of sheets, or a CSV of readings.")
+    names = set(read_table(into)[0]["name"])
+    ratings, problems = collect_readings(sheets, patches=names)
+    for sentence in [*problems, *write_to_manifest(into, ratings, how=how)]:
         print(sentence)
     return int(bool(problems))
 
 
-def diff(options):
-    """int, 1 when a number moved beyond the interval of its difference; prints these, and what only one study has."""
-    from her2lib.report import findings as findings_
-    from her2lib.report import sections
-
-    both = [load_study(name) for name in (options.study, options.other)]
-    tables = [sections.all_numbers(study) for study in both]
-    for study, table in zip(both, tables, strict=True):
-        if table.empty:
-            raise StudyError(f"Study {study.name} has no numbers yet: her2 run {study.name}")
-    found = findings_.moved_numbers(*tables, names=[sections.known_as(study) for study in both])
-    for row in found[~found.verdict.isin(["within", "unchanged"])].itertuples():
-        change = "" if row.verdict.startswith("only") else f": {row.before:.4g} -> {row.after:.4g}"
-        by = (
-            f", difference {row.difference:+.4g} ({row.low:.4g} to {row.high:.4g})"
-            if row.verdict == "moved"
-            else ""
-        )
-        print(f"{row.verdict:18} {row.id}{change}{by}")
-    print(
-        ", ".join(f"{n} {verdict}" for verdict, n in found.verdict.value_counts().items())
-        + ". The interval of a difference is made "
-        "from both intervals as if the studies were independent; shared patches make it too wide, so a small move may be missed."
-    )
-    return int((found.verdict == "moved").any())
+# ---- helpers -----------------------------------------------------------------------------------
 
 
-def audit(options):
-    """int, 1 when a number contradicts another; prints each finding in a sentence."""
-    from her2lib.report import findings as findings_
-    from her2lib.report import published, recount
-
-    if options.file.endswith(".toml") and "[data]" not in Path(options.file).read_text(
-        encoding="utf-8"
-    ):
-        findings = published.audit_file(options.file)
-    else:
-        findings = recount.audit_report(load_study(options.file).folder)
-    for row in findings.itertuples():
-        print(f"{row.verdict:14} {row.sentence}")
-    return findings_.exit_code(findings)
+def _study_of_data(data, name, networks, skip_bad, changes):
+    """Path of a study file made for a user's folder or manifest."""
+    wanted = {key: value for key, value in changes.items() if value}
+    if "weights" in wanted and Path(wanted["weights"]).is_file():
+        # as typed here, whatever folder a notebook runs in
+        wanted["weights"] = str(Path(wanted["weights"]).resolve())
+    return make_study(data, name=name, networks=networks, skip_bad=skip_bad, **wanted)
 
 
-def tile(options):
-    """int, 1 when a slide could not be used; prints what was cut and a sentence for each such slide."""
-    from her2lib.data import slides
-
-    kept = {
-        key: value
-        for key, value in vars(options).items()
-        if key not in ("verb", "slides", "out", "patients")
-    }
-    manifest, problems = slides.tile_slides(
-        options.slides, Path(options.out), patients=slides.read_patients(options.patients), **kept
-    )
-    print(
-        f"{len(manifest)} patches of {manifest.slide.nunique()} slides: {Path(options.out) / 'manifest.csv'}"
-    )
-    return _told(problems)
-
-
-def score(options):
-    """int, 1 when something was left out; prints a line per slide, what the columns mean and where the tables are."""
-    from her2lib import scoring
-
-    run_ = scoring.find_run(options.run)
-    folder = Path(options.out or run_.resolve().parents[1] / "scored" / run_.name)
-    given = {
-        key: getattr(options, key) for key in ("mpp", "side_px", "slide_mpp", "workers", "maps")
-    }
-    table, summed, notes, problems = scoring.score_paths(
-        options.paths, run_, folder=folder, **given
-    )
-    print(table.score.value_counts().sort_index().rename("patches").to_string())
-    for row in summed[summed.metric == "summary score"].itertuples():
-        print(f"{row.slide}: {row.value} ({row.n} patches)")
-    print(*notes, f"Tables, maps and heat maps: {folder}", sep="\n")
-    return _told(problems)
-
-
-def _told(problems):
-    for problem in problems:
-        print(f"her2: {problem}", file=sys.stderr)
-    return int(bool(problems))
-
-
-def _verb(verbs, name, function, help_):
-    verb = verbs.add_parser(
-        name, help=help_, description=help_[0].upper() + help_[1:] + ".", epilog=EPILOG
-    )
-    verb.set_defaults(verb=function)
-    return verb
-
-
-def _run(verb):
-    names = ", ".join(file.stem for file in study_files())
-    verb.add_argument("study", nargs="?", help=f"a name ({names}) or a path of a .toml file")
-    verb.add_argument(
-        "--data", metavar="PATH", help="make a study from this folder or manifest instead"
-    )
-    verb.add_argument("--name", help="with --data: the study's name (default: the folder's)")
-    verb.add_argument(
-        "--network",
-        action="append",
-        help="with --data: a network, may be repeated (default resnet18)",
-    )
-    verb.add_argument(
-        "--weights",
-        help="with --data: imagenet (needs a network connection once), none, a file, or study:NAME",
-    )
-    verb.add_argument(
-        "--side-px", type=int, help="with --data: side length of the patches given to the network"
-    )
-    verb.add_argument("--epochs", type=int, help="with --data: epochs of training")
-    verb.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="with --data: leave faulty files out and name them in the report",
-    )
-    verb.add_argument(
-        "--only", metavar="PATTERN", help="only these notebooks or runs ('vit*') and what they need"
-    )
-    verb.add_argument("--force", action="store_true", help="do again what is complete")
-    verb.add_argument(
-        "--dry-run", action="store_true", help="print the plan and its cost, run nothing"
-    )
-    verb.add_argument("--workers", type=int, help="CPU slots (default 1: torch uses every core)")
-    verb.add_argument(
-        "--per-gpu", type=int, default=1, help="runs that share one GPU (each holds its own memory)"
-    )
-    verb.add_argument(
-        "--scheduler", metavar="ADDRESS", help="an existing Dask scheduler, tls://host:port"
-    )
-    verb.add_argument(
-        "--insecure",
-        action="store_true",
-        help="allow a scheduler without TLS: it runs whatever it is sent",
-    )
-
-
-def _phantom(verb):
-    verb.add_argument("folder", help="new or unfinished folder; the same command goes on")
-    verb.add_argument("--patches", type=int, default=400)
-    verb.add_argument("--slides", type=int, default=51)
-    verb.add_argument("--side-px", type=int, default=1024)
-    verb.add_argument("--mpp", type=float, default=0.5, help="micrometres a pixel")
-    verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument(
-        "--weak", action="store_true", help="every patch carries its slide's score, as in BCI"
-    )
-    verb.add_argument(
-        "--truth", action="store_true", help="write masks and cell tables beside the patches"
-    )
-    verb.add_argument(
-        "--balanced",
-        action="store_true",
-        help="as many patches of every score (default: BCI's shares)",
-    )
-    verb.add_argument(
-        "--he",
-        action="store_true",
-        help="write each patch's registered partner in haematoxylin and eosin too",
-    )
-    verb.add_argument(
-        "--laboratories",
-        type=int,
-        default=1,
-        help="laboratories, each with its own stain and scanner",
-    )
-    verb.add_argument(
-        "--external", type=int, default=0, help="patches of an external site, another laboratory's"
-    )
-    verb.add_argument(
-        "--raters",
-        type=int,
-        default=0,
-        help="simulated readers, each with a leaning and a spread of their own",
-    )
-    for name in ("without", "with"):
-        verb.add_argument(
-            f"--{name}",
-            action="append",
-            default=[],
-            metavar="MISLEADER",
-            help=f"{'no' if name == 'without' else 'force'} blush, edge, clones … in any patch; may be repeated",
-        )
-    verb.add_argument("--workers", type=int, default=None)
-
-
-def _tile(verb):
-    verb.add_argument(
-        "slides", nargs="+", help="slides, or folders of slides, of any format OpenSlide reads"
-    )
-    verb.add_argument(
-        "--out", required=True, help="new or unfinished folder; the same command goes on"
-    )
-    verb.add_argument(
-        "--tissue", type=float, default=0.1, help="least share of tissue in a patch (default 0.1)"
-    )
-    verb.add_argument("--patients", metavar="CSV", help="table with the columns slide, patient")
-    _fields(verb)
-
-
-def _score(verb):
-    verb.add_argument(
-        "paths",
-        nargs="+",
-        help="images, folders of them, a folder made by `her2 tile`, a manifest.csv, or slides",
-    )
-    verb.add_argument("--run", required=True, help="reports/<study>/runs/<run>, or <study>/<run>")
-    verb.add_argument(
-        "--out", help="folder for tables and maps (default reports/<study>/scored/<run>)"
-    )
-    verb.add_argument(
-        "--maps", type=int, default=200, help="at most so many patches get a map (default 200)"
-    )
-    _fields(verb)
-
-
-def _fields(verb):
-    verb.add_argument(
-        "--mpp",
-        type=float,
-        default=0.46,
-        help="micrometres a pixel of the patches cut from slides (default 0.46)",
-    )
-    verb.add_argument(
-        "--side", dest="side_px", type=int, default=1024, help="their side in pixels (default 1024)"
-    )
-    verb.add_argument(
-        "--slide-mpp",
-        type=float,
-        help="micrometres a pixel of the slides' full resolution, where the file does not say",
-    )
-    verb.add_argument("--workers", type=int, help="processes that cut (default: every core)")
-
-
-def _look_first(study):
+def _check_data(study: Study):
     """None; one sentence about data that cannot be used, before any notebook starts."""
-    own = [study.cohort_path] if study.data["source"] != "phantom" else []
-    for path in own + ([study.external_path] if study.data["external"] else []):
-        from her2lib.data import patches  # not for phantoms, which need no look
+    paths = []
+    if study.data["source"] != "phantom":
+        paths.append(study.cohort_path)
+    if study.data["external"]:
+        paths.append(study.external_path)
+    for path in paths:
+        from her2lib.data import patches  # not for phantoms, which need no check
 
         if not path.exists():
             raise StudyError(
-                f"There is nothing at {path}: put the patches there, or correct [data] in {study.file.name}."
+                f"There is nothing at {path}: put the patches there, "
+                f"or correct [data] in {study.file.name}."
             )
         _, problems = patches.read_table(path, cache=study.store, progress=True)
         if not study.data["skip_bad"]:
             patches.stop_on_errors(problems, path=path)
 
 
-def _study_file(options):
-    if options.data and options.study:
-        raise StudyError("Give a study or --data, not both.")
-    if options.study:
-        return options.study
-    if not options.data:
-        raise StudyError(
-            f"Name a study ({', '.join(file.stem for file in study_files())}) or give --data PATH."
-        )
-    changes = {
-        key: value for key in ("weights", "side_px", "epochs") if (value := getattr(options, key))
-    }
-    if "weights" in changes and Path(changes["weights"]).is_file():
-        changes["weights"] = str(
-            Path(changes["weights"]).resolve()
-        )  # as typed here, whatever folder a notebook runs in
-    return make_study(
-        options.data,
-        name=options.name or "",
-        networks=options.network or ["resnet18"],
-        skip_bad=options.skip_bad,
-        **changes,
-    )
+def _write_pages(study, summary, *, partly):
+    """None; writes the explorer's page and the report of what has been executed, and says where."""
+    from her2lib.runner.plan import REPORT
+
+    if partly and not (study.folder_of(REPORT) / "notebook.ipynb").is_file():
+        print(f"There is no report yet: {REPORT} has not been executed.")
+        return
+    from her2lib.explorer.page import publish_page  # only now: these bring torch and matplotlib
+    from her2lib.report.render import render_report
+    from her2lib.study.results import is_finished
+
+    anything_new = any(row["state"] == "done" for row in summary.rows)
+    anything_new = anything_new or not (study.folder / "explorer.html").exists()
+    if anything_new and any(is_finished(study, row["run"]) for row in study.runs()):
+        print(f"Explorer: {publish_page(study)}")
+    print(f"Report: {render_report(study)}")
+
+
+def _patches_of(source):
+    """DataFrame of the patches of a study, with its external set, or of a folder or manifest."""
+    import pandas as pd
+
+    from her2lib.data.patches import read_table
+    from her2lib.study.cohort import read_cohort
+
+    if Path(source).exists():
+        return read_table(Path(source))[0]
+    tables, _ = read_cohort(load_study(source))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _holds_reported_figures(file):
+    """bool, whether a file is a table of reported figures and not a study's own file."""
+    if not file.endswith(".toml"):
+        return False
+    return "[data]" not in Path(file).read_text(encoding="utf-8")
+
+
+def _move_sentence(row):
+    """str, one number of two studies: what it was, what it is, by how much it moved."""
+    sentence = f"{row.verdict:18} {row.id}"
+    if row.verdict.startswith("only"):
+        return sentence
+    sentence += f": {row.before:.4g} -> {row.after:.4g}"
+    if row.verdict == "moved":
+        sentence += f", difference {row.difference:+.4g} ({row.low:.4g} to {row.high:.4g})"
+    return sentence
+
+
+def _print_problems(problems):
+    """int exit status, 1 when there are problems; each is printed as a sentence."""
+    for problem in problems:
+        print(f"her2: {problem}", file=sys.stderr)
+    return int(bool(problems))
 
 
 if __name__ == "__main__":

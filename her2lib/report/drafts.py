@@ -1,13 +1,16 @@
-"""Drafts for a manuscript from the runs' records: model cards, CLAIM 2024, TRIPOD+AI; what is not on record is unanswered."""
+"""Drafts for a manuscript from the runs' records: model cards, CLAIM 2024, TRIPOD+AI.
+
+The sentences stand in templates/; this module gathers what is on record. What is not is unanswered.
+"""
 
 import html
 import re
 import tomllib
-from collections import Counter
 from math import prod
 from pathlib import Path
 
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader
 from safetensors import safe_open
 
 from her2lib.files import make_folder, read_json, write_text
@@ -17,302 +20,239 @@ from her2lib.scores import CUTS
 from her2lib.study.results import NETWORKS, display_names, is_null
 
 UNANSWERED = "**unanswered**"
-AT_CUTS = [f"{kind} {cut}" for cut in CUTS for kind in ("sensitivity", "specificity")]
+AT_CUTS = [f"sensitivity {cut}" for cut in CUTS] + [f"specificity {cut}" for cut in CUTS]
+MAIN = ["accuracy", "kappa quadratic"]
+AXES = ("recipe", "weights", "side_px", "n_train", "split", "seed", "label_shuffle")
+MAP_NOTEBOOKS = ("08/", "11/")  # whose numbers judge maps
 TITLES = {"claim": "CLAIM 2024 checklist", "tripod": "TRIPOD+AI checklist"}
 WARNING = (
-    "Draft filled in from the records of study “{}”. Every answer needs a person's eye. Research use only. "
-    "Brackets after a number hold its row in `numbers.csv`."
+    "Draft filled in from the records of study “{}”. Every answer needs a person's eye. "
+    "Research use only. Brackets after a number hold its row in `numbers.csv`."
 )
-MODELS = {
+DESIGNS = {
     "resnet18": "18-layer residual convolutional network",
     "densenet201": "201-layer densely connected convolutional network",
     "vit_b16": "vision transformer, patches of 16 px, 12 layers of 12 heads",
     "vit_tiny": "small vision transformer, patches of 16 px, 12 layers of 3 heads",
     "hybrid": "4 transformer layers of 8 heads and width 512 over the feature map of a ResNet18",
 }
+HERE = Path(__file__).parent / "templates"
+TEMPLATES = Environment(loader=FileSystemLoader(HERE), keep_trailing_newline=True)  # Markdown
 
 
 def write_drafts(study, records, numbers):
-    """list of dict (title, path, answered, of; of is 0 for a card) after writing drafts/*.md into the study's folder."""
+    """list of dict (title, path, answered, of) after writing drafts/*.md into the study's folder.
+
+    answered and of count the items of a checklist; of is 0 for a model card.
+    """
     folder = make_folder(study.folder / "drafts")
     for old in folder.glob("*.md"):
         old.unlink()
-    answers, found = answered(study, records, numbers), []
-    lists = tomllib.loads(
-        (Path(__file__).parent / "templates" / "checklists.toml").read_text(encoding="utf-8")
-    )
-    for name, items in lists.items():
-        write_text(folder / f"{name}.md", checklist(TITLES[name], items, answers, study.name))
-        known = sum(bool(answers.get(key)) for *_, key in items)
-        found.append(
-            {
-                "title": TITLES[name],
-                "path": f"drafts/{name}.md",
-                "answered": known,
-                "of": len(items),
-            }
-        )
-    for network in dict.fromkeys(run["parameters"]["network"] for run in records.values()):
-        write_text(folder / f"model_card_{network}.md", card(study, network, records, numbers))
-        found.append(
-            {
-                "title": f"Model card: {NETWORKS[network]}",
-                "path": f"drafts/model_card_{network}.md",
-                "answered": 0,
-                "of": 0,
-            }
-        )
-    return found
+    listing = []
+    answers = answers_on_record(study, records, numbers)
+    checklists = tomllib.loads((HERE / "checklists.toml").read_text(encoding="utf-8"))
+    for name, items in checklists.items():
+        title = TITLES[name]
+        write_text(folder / f"{name}.md", checklist(title, items, answers, study.name))
+        answered = sum(bool(answers.get(key)) for *_, key in items)
+        path = f"drafts/{name}.md"
+        listing.append({"title": title, "path": path, "answered": answered, "of": len(items)})
+    for network in dict.fromkeys(record["parameters"]["network"] for record in records.values()):
+        file = f"model_card_{network}.md"
+        write_text(folder / file, model_card(study, network, records, numbers))
+        title = f"Model card: {NETWORKS[network]}"
+        listing.append({"title": title, "path": f"drafts/{file}", "answered": 0, "of": 0})
+    return listing
 
 
-def checklist(title, items, answers, study):
-    """str, Markdown: every item with its answer or "unanswered", then the unanswered ones once more as a list of work."""
-    rows = [
-        f"| {item} | {_cell(words)} | {_cell(answers.get(key) or UNANSWERED)} |"
-        for item, words, key in items
-    ]
-    open_ = [f"- {item}: {words}" for item, words, key in items if not answers.get(key)]
-    known = len(items) - len(open_)
-    return "\n".join(
-        [
-            f"# {title}",
-            "",
-            WARNING.format(study),
-            "",
-            f"{known} of {len(items)} items answered from the records.",
-            "",
-            "| item | asks | answer |",
-            "|---|---|---|",
-            *rows,
-            "",
-            "## Unanswered",
-            "",
-            *open_,
-            "",
-        ]
+def checklist(title, items, answers, study_name):
+    """str, Markdown: every item with its answer or "unanswered", then what is left to answer."""
+    return TEMPLATES.get_template("checklist.md.j2").render(
+        title=title,
+        items=items,
+        answers=answers,
+        unanswered=[item for item in items if not answers.get(item[2])],
+        nothing=UNANSWERED,
+        warning=WARNING.format(study_name),
     )
 
 
-def card(study, network, records, numbers):
+def model_card(study, network, records, numbers):
     """str, Markdown: model card of one network over all its runs of the study."""
-    own = {name: run for name, run in records.items() if run["parameters"]["network"] == network}
-    names = {display_names(study)[name] for name in own}
-    rows = numbers[
-        numbers["run"].isin(names)
-        & numbers["metric"].isin(["accuracy", "kappa quadratic", *AT_CUTS])
-    ]
-    answers = answered(study, own, numbers[numbers["run"].isin(names)])
-    parts = {
-        "What it is": [
-            answers["model"],
-            answers["output"],
-            answers["weights"],
-            answers["specification"],
-        ],
+    runs = {
+        run: record for run, record in records.items() if record["parameters"]["network"] == network
+    }
+    names = {display_names(study)[run] for run in runs}
+    numbers = numbers[numbers["run"].isin(names)]
+    told = numbers[numbers["metric"].isin([*MAIN, *AT_CUTS])]
+    answers = answers_on_record(study, runs, numbers)
+    chapters = {
+        "What it is": _of(answers, "model", "output", "weights", "specification"),
         "What it is for": [
             "Research on scoring HER2 immunohistochemistry patches. Not for diagnosis.",
             f"Intended users: {UNANSWERED}",
         ],
-        "Data": [
-            answers["source"],
-            answers["flow"],
-            answers["partition"],
-            answers["reference"],
-            answers["preprocessing"],
-        ],
-        "How it was trained": [answers["training"], answers["selection"], answers["software"]],
-        "How well it does": [
-            f"{row['set']}, {row['run']}: {row['metric']} {_told(row)}"
-            for row in rows.to_dict("records")
-        ]
-        or [UNANSWERED],
-        "What went wrong": [answers["failure"] or "Nothing that is on record."],
-        "What it cannot tell": cautions(study, own),
+        "Data": _of(answers, "source", "flow", "partition", "reference", "preprocessing"),
+        "How it was trained": _of(answers, "training", "selection", "software"),
+        "How well it does": _result_sentences(told) or [UNANSWERED],
+        "What went wrong": [answers.get("failure") or "Nothing that is on record."],
+        "What it cannot tell": cautions(study, runs),
         "Ethical questions, fairness, licence, contact": [UNANSWERED],
     }
-    runs = [
-        f"| {name} | {run['device']}, {run['precision']} | {run['recipe']['epochs']} | {run['seconds']:.0f} | "
-        f"{' '.join(run['fingerprints'].values())} | {_cell(run['verdict'] and 'COLLAPSED: ' + run['verdict'])} |"
-        for name, run in own.items()
-    ]
-    text = [f"# Model card: {NETWORKS[network]}", "", WARNING.format(study.name), ""]
-    for title, said in parts.items():
-        text += [f"## {title}", "", *(f"- {sentence}" for sentence in said if sentence), ""]
-    head = [
-        "| run | device | epochs | seconds | data, code | verdict |",
-        "|---|---|---|---|---|---|",
-    ]
-    return "\n".join([*text, "## Runs", "", *head, *runs, ""])
-
-
-def answered(study, records, numbers):
-    """dict key -> sentence from what is on record; a key that is missing or "" is unanswered."""
-    return {
-        **_about_data(study, records, numbers),
-        **_about_runs(study, records),
-        **_about_results(records, numbers),
-    }
-
-
-def _about_data(study, records, numbers):
-    count, notes = (
-        read_json(study.folder_of("01_data_exploration") / f"{name}.json")
-        for name in ("count", "notes")
+    return TEMPLATES.get_template("model_card.md.j2").render(
+        name=NETWORKS[network],
+        chapters=chapters,
+        records=runs,
+        warning=WARNING.format(study.name),
     )
-    phantom = study.data["source"] == "phantom"
-    sets = {
-        name: found["n"]
-        for run in records.values()
-        if run["parameters"]["label_shuffle"] == "none"
-        for name, found in run["sets"].items()
+
+
+def answers_on_record(study, records, numbers):
+    """dict key of checklists.toml -> sentence; a key that is missing or "" is unanswered."""
+    facts = {
+        **_data_facts(study, records, numbers),
+        **_run_facts(study, records),
+        **_result_facts(records, numbers),
     }
-    groups = Counter(numbers.loc[numbers["set"] == "test", "sample"]).most_common(1)
-    raters = sorted(
-        {
-            name
-            for pair in numbers.loc[numbers["set"] == "rated", "run"]
-            for name in pair.split(" ~ ")[:2]
-            if " ~ " in pair
-        }
-    )
-    raters = [name for name in raters if name not in {*display_names(study).values(), "consensus"}]
-    faulty = (
-        "Faulty files are left out and named in the report."
-        if study.data["skip_bad"]
-        else "A faulty file stops the study."
-    )
-    sides = _listed(f"{run['parameters']['side_px']} px" for run in records.values())
+    text = TEMPLATES.get_template("answers.j2").render(facts)
+    _, *parts = re.split(r"^\[\[(\w+)\]\]$", text, flags=re.M)
     return {
-        "source": "Synthetic patches made by the kit, whose truth is known."
-        if phantom
-        else f"The patches at {study.cohort_path.name}.",
-        "timing": "Synthetic: no collection." if phantom else "",
-        "identity": "Synthetic: no person stands behind a patch." if phantom else "",
-        "acquisition": f"Simulated H-DAB stain and scanner: {_pairs(study.phantom)}."
-        if phantom
-        else "",
-        "reference": "The score with which the phantom was made."
-        if phantom
-        else "The score that came with each patch.",
-        "flow": f"In all: {_pairs(count)}. Patches by set: {_pairs(sets)}.",
-        "missing": faulty,
-        "partition": f"Split {_listed(run['parameters']['split'] for run in records.values())}; validation {study.data['val']:.0%}, test "
-        f"{study.data['test']:.0%} where the data bring no sets of their own; seed "
-        f"{study.data['split_seed']}. {' '.join(notes)}",
-        "disjoint": f"Intervals resample {groups[0][0]}; no slide or patient that is known stands in two sets."
-        if groups
-        else "",
-        "preprocessing": f"Each patch decoded once, resized to {sides}, normalised by the network's own mean and deviation.",
-        "subset": f"Whole patches; share of the training patches: {_listed(run['parameters']['n_train'] for run in records.values())}.",
-        "raters": f"Read by {', '.join(raters)}." if raters else "",
-        "variability": _all_told(numbers[(numbers["run"] == "all raters")], "run"),
-        "predictors": "The only predictor is the image; nobody chose or judged features.",
+        key: " ".join(answer.split()) for key, answer in zip(parts[::2], parts[1::2], strict=True)
     }
 
 
-def _about_runs(study, records):
-    runs = list(records.values())
-    if not runs:
-        return {}
-    networks = {run["parameters"]["network"]: name for name, run in records.items()}
-    recipes = {run["parameters"]["recipe"]: run["recipe"] for run in runs}
-    varied = [
-        f"{axis} ({', '.join(map(str, values))})"
-        for axis in ("recipe", "weights", "side_px", "n_train", "split", "seed", "label_shuffle")
-        if len(values := sorted({str(run["parameters"][axis]) for run in runs})) > 1
-    ]
+# --- what is on record --------------------------------------------------------------------------
+
+
+def _data_facts(study, records, numbers):
+    folder = study.folder_of("01_data_exploration")
+    sets = {}
+    for record in records.values():
+        if record["parameters"]["label_shuffle"] == "none":
+            sets |= {subset: measures["n"] for subset, measures in record["sets"].items()}
+    samples = numbers.loc[numbers["set"] == "test", "sample"]
     return {
-        "technique": f"Deep learning on images: {', '.join(NETWORKS[name] for name in networks)}.",
-        "goal": "Development and comparison of networks; exploratory.",
-        "question": study.question,
-        "model": "; ".join(
-            f"{NETWORKS[name]}: {MODELS[name]}, {_size(study, run)}"
-            for name, run in networks.items()
-        )
-        + ". Input: one patch; output: four probabilities.",
-        "output": "Four probabilities, for 0, 1+, 2+ and 3+; the score is the most probable one, and no threshold was tuned.",
-        "software": ", ".join(f"{name} {version}" for name, version in runs[0]["versions"].items())
-        + ".",
-        "weights": f"At the start: {_listed(run['parameters']['weights'] for run in runs)} ('none' is random).",
-        "training": "; ".join(
-            f"{name}: {', '.join(f'{k} {v}' for k, v in recipe.items() if v not in (None, False, 0, 0.0))}"
-            for name, recipe in recipes.items()
-        )
-        + f". On {_listed(run['device'] for run in runs)} ({_listed(run['precision'] for run in runs)}), "
-        + f"{sum(run['seconds'] for run in runs):.0f} s in all, {len(runs)} runs.",
-        "selection": f"Kept weights: {_listed(recipe['keep'] for recipe in recipes.values())} epoch; kept were the epochs "
-        f"{_listed(run['kept_epoch'] for run in runs)}.",
-        "ensemble": "None: every run answers by itself; several seeds of one network are averaged as numbers, not as answers.",
-        "imbalance": "; ".join(
-            f"{name}: balanced drawing {recipe['balanced']}, weighted scores {recipe['score_weights']}"
-            for name, recipe in recipes.items()
-        )
-        + ".",
-        "updating": "None: no model was updated after it was evaluated.",
-        "robustness": f"Varied were {'; '.join(varied)}." if varied else "",
-        "specification": "Weights in runs/<run>/model.safetensors, their configuration in run.json beside it.",
-        "protocol": f"{study.file.name} states the study, receipt.json its versions, appendix.html every step as code.",
-        "limitations": " ".join(cautions(study, records)),
-    }
-
-
-def _about_results(records, numbers):
-    own = numbers[~numbers["run"].map(is_null).astype(bool)]
-    test, external = own[own["set"] == "test"], own[own["set"] == "external"]
-    main = ["accuracy", "kappa quadratic"]
-    single = test[~test["run"].str.contains(" minus ")]
-    bad = [f"{name} COLLAPSED: {run['verdict']}" for name, run in records.items() if run["verdict"]]
-    wrong = _all_told(single[single["metric"] == "off-by-two rate"], "run")
-    belief = list(dict.fromkeys(own.loc[own["id"].str.startswith("08/"), "metric"]))
-    results = {
-        "metrics": _listed(single["metric"]) if len(single) else "",
-        "statistics": "95 % intervals by a bootstrap that draws patients or slides whole; paired tests against the DAB rule, p after Holm.",
-        "explanation": f"Maps judged by numbers beside their nulls: {', '.join(belief)}."
-        if belief
-        else "",
-        "internal": _all_told(single[single["metric"].isin(main)], "run"),
-        "external": _all_told(external[external["metric"].isin(main)], "run"),
-        "diagnostic": _all_told(single[single["metric"].isin(AT_CUTS)], "run"),
-        "failure": " ".join(filter(None, [wrong and f"Off by two or more: {wrong}", *bad])),
-        "shift": _all_told(
-            own[own["set"].isin(["val", "external"]) & own["metric"].str.startswith("recall")],
-            "run",
-            "set",
+        "phantom": study.phantom if study.data["source"] == "phantom" else {},
+        "folder": study.cohort_path.name,
+        "count": read_json(folder / "count.json"),
+        "notes": read_json(folder / "notes.json"),
+        "sets": sets,
+        "data": study.data,
+        "sample": samples.value_counts().index[0] if len(samples) else "",
+        "sides": _every(f"{record['parameters']['side_px']} px" for record in records.values()),
+        "raters": _raters(study, numbers),
+        "numbers_of_raters": "; ".join(
+            _result_sentences(numbers[numbers["run"] == "all raters"], "run")
         ),
     }
-    outside = results["external"] and f"External: {results['external']}"
-    return {**results, "performance": " ".join(filter(None, [results["internal"], outside]))}
 
 
-def _all_told(rows, *by):
-    return "; ".join(
-        f"{' '.join(row[key] for key in by)}, {row['metric']}: {_told(row)}"
-        for row in rows.to_dict("records")
-    )
+def _raters(study, numbers):
+    """list of str, the people whose agreement in pairs is among the numbers."""
+    networks = {*display_names(study).values(), "consensus"}
+    people = set()
+    for pair in numbers.loc[numbers["set"] == "rated", "run"]:
+        if " ~ " in pair:
+            people.update(pair.split(" ~ ")[:2])
+    return sorted(people - networks)
 
 
-def _told(row):
-    """str, a number as the report shows it, with the id of its row."""
-    shown = (
-        html.unescape(re.sub("<[^>]+>", "", number(row)))
-        if pd.notna(row["value"])
-        else "not estimable"
-    )
-    return f"{shown} [{row['id']}]"
+def _run_facts(study, records):
+    first_run = {}  # the last run of each network tells its size
+    recipes = {}
+    for run, record in records.items():
+        first_run[record["parameters"]["network"]] = run
+        recipes[record["parameters"]["recipe"]] = record["recipe"]
+    networks = []
+    for network, run in first_run.items():
+        size = _size(study, run)
+        networks.append({"name": NETWORKS[network], "design": DESIGNS[network], "size": size})
+    runs = list(records.values())
+
+    def axis(name):
+        return _every(record["parameters"][name] for record in runs)
+
+    varied = []
+    for name in AXES:
+        values = sorted({str(record["parameters"][name]) for record in runs})
+        if len(values) > 1:
+            varied.append(f"{name} ({', '.join(values)})")
+    return {
+        "runs": runs,
+        "networks": networks,
+        "recipes": recipes,
+        "axis": axis,
+        "varied": varied,
+        "seconds": f"{sum(record['seconds'] for record in runs):.0f}",
+        "question": study.question,
+        "study_file": study.file.name,
+        "cautions": cautions(study, records),
+        "percent": "{:.0%}".format,
+    }
+
+
+def _result_facts(records, numbers):
+    of_networks = numbers[~numbers["run"].map(is_null).astype(bool)]
+    test = of_networks[of_networks["set"] == "test"]
+    single = test[~test["run"].str.contains(" minus ")]
+    outside = of_networks[of_networks["set"] == "external"]
+    far = "; ".join(_result_sentences(single[single["metric"] == "off-by-two rate"], "run"))
+    failures = [f"Off by two or more: {far}"] if far else []
+    for run, record in records.items():
+        if record["verdict"]:
+            failures.append(f"{run} COLLAPSED: {record['verdict']}")
+    maps = of_networks["id"].str.startswith(MAP_NOTEBOOKS)
+    moved = of_networks["set"].isin(["val", "external"])
+    moved &= of_networks["metric"].str.startswith("recall")
+    return {
+        "metrics": list(dict.fromkeys(single["metric"])),
+        "map_metrics": list(dict.fromkeys(of_networks.loc[maps, "metric"])),
+        "internal": "; ".join(_result_sentences(single[single["metric"].isin(MAIN)], "run")),
+        "external": "; ".join(_result_sentences(outside[outside["metric"].isin(MAIN)], "run")),
+        "diagnostic": "; ".join(_result_sentences(single[single["metric"].isin(AT_CUTS)], "run")),
+        "failure": " ".join(failures),
+        "shift": "; ".join(_result_sentences(of_networks[moved], "run", "set")),
+    }
 
 
 def _size(study, run):
     """str, how many numbers the weights of a run are, read from the head of its file."""
+    total = 0
     with safe_open(study.folder_of(run) / "model.safetensors", framework="numpy") as weights:
-        sizes = [
-            prod(weights.get_slice(name).get_shape())
-            for name in weights.keys()
-            if "running_" not in name
-        ]  # noqa: SIM118  no mapping
-    return f"{sum(sizes) / 1e6:.1f} million weights"
+        names = weights.keys()
+        for name in names:
+            if "running_" not in name:  # statistics of batch normalisation are no weights
+                total += prod(weights.get_slice(name).get_shape())
+    return f"{total / 1e6:.1f} million weights"
 
 
-def _listed(values):
+# --- words --------------------------------------------------------------------------------------
+
+
+def _result_sentences(rows, *columns):
+    """list of str, each number after what these columns say, or after set and run, with its id."""
+    sentences = []
+    for row in rows.to_dict("records"):
+        value = "not estimable"
+        if pd.notna(row["value"]):
+            value = html.unescape(re.sub("<[^>]+>", "", number(row)))
+        value = f"{value} [{row['id']}]"
+        if columns:
+            what = " ".join(row[column] for column in columns)
+            sentences.append(f"{what}, {row['metric']}: {value}")
+        else:
+            sentences.append(f"{row['set']}, {row['run']}: {row['metric']} {value}")
+    return sentences
+
+
+def _of(answers, *keys):
+    return [answers.get(key, "") for key in keys]
+
+
+def _every(values, attribute=None):
+    """str, every different value once, in order; of dicts the value under a key."""
+    if attribute is not None:
+        values = [value[attribute] for value in values]
     return ", ".join(dict.fromkeys(str(value) for value in values))
 
 
@@ -320,5 +260,14 @@ def _pairs(values):
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
 
 
+def _settings(recipe):
+    """str, what of a recipe is switched on."""
+    return ", ".join(f"{key} {value}" for key, value in recipe.items() if value)
+
+
 def _cell(text):
+    """str that stands in one cell of a Markdown table."""
     return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+TEMPLATES.filters.update(cell=_cell, every=_every, pairs=_pairs, settings=_settings)

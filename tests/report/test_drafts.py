@@ -80,7 +80,9 @@ def test_the_checklists_have_every_item_once():
 
 
 def test_every_key_of_the_checklists_has_a_sentence_and_every_sentence_an_item(made):
-    known = set(drafts.answered(made, results.run_records(made), sections.all_numbers(made)))
+    known = set(
+        drafts.answers_on_record(made, results.run_records(made), sections.all_numbers(made))
+    )
     asked = {key for items in LISTS.values() for *_, key in items if key}
     assert asked <= known
     assert known <= asked
@@ -139,7 +141,9 @@ def test_drafts_of_another_day_are_taken_away(made):
 
 
 def test_without_any_number_nothing_is_answered_that_needs_one(made):
-    answers = drafts.answered(made, results.run_records(made), sections.all_numbers(made).iloc[:0])
+    answers = drafts.answers_on_record(
+        made, results.run_records(made), sections.all_numbers(made).iloc[:0]
+    )
     for key in (
         "performance",
         "internal",

@@ -1,10 +1,7 @@
-"""The report as files: one closed page in reading order, and beside it PDF, appendix, tables, drafts; nothing in them runs or loads."""
+"""The report as files: one closed page in reading order, and what lies beside it; nothing runs."""
 
 import os
 import re
-import shutil
-import subprocess
-import zlib
 from pathlib import Path
 
 import html5lib
@@ -13,7 +10,8 @@ import pandas as pd
 import pytest
 
 from her2lib import files
-from her2lib.report import book, render
+from her2lib.report import book, printing, render
+from her2lib.report import executed as executed_
 from her2lib.study import config
 
 NASTY = "<script>alert(1)</script>"
@@ -46,8 +44,8 @@ def shown(**data):
 def made(tmp_path, monkeypatch):
     """A study with two executed notebooks, one that failed, and a finished run; no browser."""
     monkeypatch.setattr(files, "REPORTS", tmp_path / "reports")
-    monkeypatch.setattr(render, "ROOT", tmp_path)  # no source notebooks
-    monkeypatch.setattr(render, "BROWSERS", ())
+    monkeypatch.setattr(executed_, "ROOT", tmp_path)  # no source notebooks
+    monkeypatch.setattr(printing, "BROWSERS", ())
     loaded = config.load_study("smoke")
     printed = nbformat.v4.new_output("stream", text="10%\r100% progress bar")
     notebooks = {
@@ -148,29 +146,6 @@ def test_tables_for_latex_and_word_say_what_the_page_says(made):
     assert "border-top" in word.read_text()  # looks lie in the cells, which Word keeps
 
 
-@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
-def test_latex_compiles(tmp_path):
-    table = pd.DataFrame({"a & b": ["50 %", "_x^2 # $1"], "long": ["word " * 60, "{~}"]})
-    body = render.latex(table, "100 % of {all}", label="t")
-    (tmp_path / "t.tex").write_text(
-        r"\documentclass{article}\usepackage{array,booktabs}\usepackage[T1]{fontenc}\begin{document}"
-        + body
-        + r"\end{document}"
-    )
-    assert (
-        subprocess.run(
-            ["pdflatex", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True, check=False
-        ).returncode
-        == 0
-    )
-
-
-def test_wide_columns_wrap():
-    narrow, wide = pd.DataFrame({"a": ["1"]}), pd.DataFrame({"a": ["1"], "b": ["w " * 80]})
-    assert r"\begin{tabular}{l}" in render.latex(narrow, "")
-    assert r"p{" in render.latex(wide, "").split(r"\toprule")[0]
-
-
 def test_without_a_browser_one_sentence_says_how_and_the_report_stands(made, capsys):
     text = page(made)
     assert "choose Print and save as PDF" in text
@@ -183,68 +158,11 @@ def test_a_browser_that_fails_does_not_cost_the_report(made, tmp_path, monkeypat
     broken.write_text("#!/bin/sh\nexit 3\n")
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(render, "BROWSERS", ("chromium",))
+    monkeypatch.setattr(printing, "BROWSERS", ("chromium",))
     files.write_bytes(made.folder / "report.pdf", b"%PDF- of yesterday")
     assert "chromium ended with 3" in page(made)
     assert not (made.folder / "report.pdf").exists()
     assert not list(made.folder.glob("print-*"))
-
-
-@pytest.mark.skipif(not any(map(shutil.which, render.BROWSERS)), reason="no Chromium on the PATH")
-def test_a_browser_prints_the_page_without_paths_of_this_machine(tmp_path):
-    file = tmp_path / "report.html"
-    file.write_text(
-        '<!DOCTYPE html><title>t</title><p id="a">Words <a href="numbers.csv">numbers</a> <a href="#a">up</a></p>'
-    )
-    assert render.pdf(file) == ""
-    content = file.with_suffix(".pdf").read_bytes()
-    assert content.startswith(b"%PDF-")
-    for stream in re.findall(rb"stream\r?\n(.*?)endstream", content, re.S):
-        inside = zlib.decompressobj()
-        content += inside.decompress(stream) if stream[:1] == b"x" else b""
-    assert str(tmp_path).encode() not in content
-    assert b"file:" not in content
-    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report.pdf"}
-
-
-class TestProse:
-    """Prose is that of today when the code is that of today; else the notebook is shown as it ran."""
-
-    def source(self, *codes, prose="new words"):
-        v4 = nbformat.v4
-        cells = [
-            v4.new_markdown_cell(prose),
-            v4.new_code_cell("study = 1", metadata={"tags": ["parameters"]}),
-        ]
-        return v4.new_notebook(
-            cells=cells + [v4.new_code_cell(code, metadata={"tags": ["report"]}) for code in codes]
-        )
-
-    def ran(self, *codes):
-        notebook = self.source(*codes, prose="old words")
-        notebook.cells.insert(
-            2, nbformat.v4.new_code_cell("study = 2", metadata={"tags": ["injected-parameters"]})
-        )
-        for cell in notebook.cells[2:]:
-            cell.outputs = [shown(text_plain=f"result of {cell.source}")]
-        return notebook
-
-    def test_equal_code_takes_the_new_prose_and_keeps_what_was_executed(self):
-        text = render.whole(render.current(self.ran("x", "y"), self.source("x", "y")))
-        assert "new words" in text
-        assert "old words" not in text
-        for result in ("result of study = 2", "result of x", "result of y"):
-            assert text.count(result) == 1
-
-    def test_other_code_keeps_the_old_prose(self):
-        assert "old words" in render.whole(render.current(self.ran("x"), self.source("y")))
-        assert "old words" in render.whole(render.current(self.ran("x"), self.source("x", "y")))
-
-
-def test_html_of_strangers_is_made_harmless_and_balanced():
-    given = '<div onclick="x()"><a href="http://a.b">t</a><img src="//x"><img src="data:image/png;base64,AA"><iframe src=x></iframe><b>open'
-    made_ = render.output(shown(text_html=given))
-    assert made_ == '<div><a>t</a><img/><img src="data:image/png;base64,AA"/><b>open</b></div>'
 
 
 def test_numbers_keep_their_ids_so_that_the_report_can_be_audited(made):
@@ -261,7 +179,7 @@ def test_numbers_keep_their_ids_so_that_the_report_can_be_audited(made):
             "as_percent": True,
         }
     )
-    made_ = render.output(shown(text_html=f"<p>{span}</p>"))
+    made_ = executed_.output(shown(text_html=f"<p>{span}</p>"))
     assert made_ == f"<p>{span}</p>".replace("class=number", 'class="number"')
 
 
