@@ -20,7 +20,7 @@ import torch
 
 from her2lib import stain
 from her2lib.data import images, patches, slide_groups, splits, store
-from her2lib.maps import attribution, faithfulness, focus, imputation
+from her2lib.maps import attribution, faithfulness, focus, imputation, interventions
 from her2lib.networks import models, recipes, train
 from her2lib.phantoms import dataset
 from her2lib.readers import label_doubt, sheets
@@ -280,7 +280,7 @@ def maps(scratch):
         small.float(), torch.rand(4, 64, 64, generator=torch.Generator().manual_seed(1)) < 0.4
     )
     found |= {
-        f"ablation/{name}": value for name, value in faithfulness.ablations(small, mpp=1.5).items()
+        f"ablation/{name}": value for name, value in interventions.ablations(small, mpp=1.5).items()
     }
     return found
 

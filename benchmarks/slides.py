@@ -1,11 +1,15 @@
-"""`her2 tile` against bare OpenSlide read-and-encode with as many processes, on one generated pyramidal TIFF.
-    python benchmarks/slides.py [--side-px 20000] [--workers 2] [--turns 3]     (about 10 minutes on 2 quiet cores)
-The slide has six deflated levels (a JPEG writer would be one more dependency) of repeated phantoms in three pieces of tissue. Tiler and
-peer take turns, so a busy machine slows both; the peer reads the very fields that the tiler cut and writes the same PNGs, with no
-overview, no check, no manifest.
+"""`her2 tile` against bare OpenSlide read-and-encode with as many processes, on one pyramidal TIFF.
+
+    python benchmarks/slides.py [--side-px 20000] [--workers 2] [--turns 3]
+
+About 10 minutes on 2 quiet cores. The slide is generated: six deflated levels (a JPEG writer would
+be one more dependency) of repeated phantoms in three pieces of tissue. Tiler and peer take turns,
+so a busy machine slows both; the peer reads the very fields that the tiler cut and writes the same
+PNGs, with no overview, no check, no manifest.
 """
 
 import argparse
+import math
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +27,17 @@ from her2lib.data import slides
 from her2lib.files import usable_cores
 from her2lib.phantoms import dataset
 
-TILE_PX, LEVELS, MPP = 256, 6, 0.46
+TILE_PX = 256
+LEVELS = 6
+MPP = 0.46
+SIDE_PX = 1024
+# Pillow's own default.
+DEFAULT_PNG_LEVEL = 6
+# Pieces of tissue: centre down and across, radius, in sides of the slide.
+PIECES = ((0.3, 0.3, 0.22), (0.65, 0.7, 0.24), (0.75, 0.25, 0.15))
+
+
+# --- the slide ------------------------------------------------------------------------------------
 
 
 def base():
@@ -36,38 +50,48 @@ def base():
 
 
 def tiles(picture, side_px, down):
-    """Generator of (TILE_PX,TILE_PX,3) uint8, the tiles of one level in reading order: three round pieces of tissue on glass."""
+    """Generator of (TILE_PX,TILE_PX,3) uint8, the tiles of one level in reading order.
+
+    Three round pieces of tissue on glass.
+    """
     picture = np.asarray(Image.fromarray(picture).reduce(down))
-    period, at = len(picture), np.arange(-(-side_px // TILE_PX) * TILE_PX)
-    for y in at[::TILE_PX]:
-        for x in at[::TILE_PX]:
-            rows, columns = np.arange(y, y + TILE_PX), np.arange(x, x + TILE_PX)
-            v, u = rows[:, None] / side_px, columns[None] / side_px
+    period = len(picture)
+    starts = range(0, math.ceil(side_px / TILE_PX) * TILE_PX, TILE_PX)
+    for y in starts:
+        for x in starts:
+            rows = np.arange(y, y + TILE_PX)
+            columns = np.arange(x, x + TILE_PX)
+            v = rows[:, None] / side_px
+            u = columns[None] / side_px
             inside = np.zeros((TILE_PX, TILE_PX), bool)
-            for cy, cx, radius in ((0.3, 0.3, 0.22), (0.65, 0.7, 0.24), (0.75, 0.25, 0.15)):
-                inside |= (v - cy) ** 2 + (u - cx) ** 2 < radius**2
-            piece = picture[np.ix_(rows % period, columns % period)]
-            yield np.where(inside[..., None], piece, np.uint8(238))
+            for centre_y, centre_x, radius in PIECES:
+                inside |= (v - centre_y) ** 2 + (u - centre_x) ** 2 < radius**2
+            tissue = picture[np.ix_(rows % period, columns % period)]
+            yield np.where(inside[..., None], tissue, np.uint8(238))
 
 
 def write_slide(file, side_px):
     """Path of a pyramidal TIFF whose mpp is MPP."""
-    picture, options = (
-        base(),
-        dict(dtype="uint8", tile=(TILE_PX, TILE_PX), photometric="rgb", compression="zlib"),
-    )
+    picture = base()
     with tifffile.TiffWriter(file, bigtiff=True) as tiff:
         for level in range(LEVELS):
             side = side_px // 2**level
-            resolution = dict(resolution=(1e4 / MPP / 2**level,) * 2, resolutionunit="CENTIMETER")
+            pixels_a_cm = 1e4 / MPP / 2**level
             tiff.write(
                 tiles(picture, side, 2**level),
                 shape=(side, side, 3),
+                dtype="uint8",
+                tile=(TILE_PX, TILE_PX),
+                photometric="rgb",
+                compression="zlib",
                 subfiletype=int(level > 0),
-                **options,
-                **resolution,
+                resolution=(pixels_a_cm, pixels_a_cm),
+                resolutionunit="CENTIMETER",
             )
     return file
+
+
+# --- the peer -------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
@@ -76,71 +100,83 @@ def opened(path):
     return openslide.OpenSlide(path)
 
 
-def bare(job):
-    """None; what anybody would write: read, drop alpha, encode."""
-    path, x, y, side_px, file, level = job
-    opened(path).read_region((x, y), 0, (side_px, side_px)).convert("RGB").save(
-        file, "PNG", compress_level=level
-    )
+def read_and_encode(job):
+    """What anybody would write: read, drop alpha, encode."""
+    path, corner, file, png_level = job
+    region = opened(path).read_region(corner, 0, (SIDE_PX, SIDE_PX)).convert("RGB")
+    region.save(file, "PNG", compress_level=png_level)
 
 
-def turn_of_peer(slide, manifest, folder, workers, level):
+def turn_of_peer(slide, manifest, folder, workers, png_level):
     """Seconds of a fresh pool over the fields that the tiler cut."""
     folder.mkdir()
-    jobs = [
-        (str(slide), r.x, r.y, 1024, str(folder / Path(r.path).name), level)
-        for r in manifest.itertuples()
-    ]
+    jobs = []
+    for row in manifest.itertuples():
+        file = folder / Path(row.path).name
+        jobs.append((str(slide), (row.x, row.y), str(file), png_level))
     began = time.perf_counter()
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        list(pool.map(bare, jobs))
+        list(pool.map(read_and_encode, jobs))
     return time.perf_counter() - began
 
 
-def compare(slide, place, workers, turns):
-    """Prints both rates and the median ratio of the turns, also against Pillow's default compression."""
-    ratios, defaults = [], []
+# --- the comparison -------------------------------------------------------------------------------
+
+
+def compare(slide, scratch, workers, turns):
+    """Prints both rates and the median ratio of the turns, also against Pillow's compression."""
+    ratios = []
+    default_ratios = []
     for turn in range(turns):
         began = time.perf_counter()
         manifest, problems = slides.tile_slides(
-            [slide], place / f"own{turn}", workers=workers, progress=False
+            [slide], scratch / f"tiled{turn}", workers=workers, progress=False
         )
-        own = time.perf_counter() - began
-        peer = turn_of_peer(slide, manifest, place / f"peer{turn}", workers, slides.PNG_LEVEL)
-        default = turn_of_peer(slide, manifest, place / f"default{turn}", workers, 6)
+        tiler = time.perf_counter() - began
+        peer = turn_of_peer(slide, manifest, scratch / f"peer{turn}", workers, slides.PNG_LEVEL)
+        default = turn_of_peer(
+            slide, manifest, scratch / f"default{turn}", workers, DEFAULT_PNG_LEVEL
+        )
         n = len(manifest)
         print(
-            f"{n} patches: own {n / own:.1f}/s, bare {n / peer:.1f}/s, bare with Pillow's default {n / default:.1f}/s {problems or ''}"
+            f"{n} patches: own {n / tiler:.1f}/s, bare {n / peer:.1f}/s, bare with Pillow's "
+            f"default {n / default:.1f}/s {problems or ''}"
         )
-        ratios.append(peer / own)
-        defaults.append(default / own)
+        ratios.append(peer / tiler)
+        default_ratios.append(default / tiler)
+    turns_text = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     print(
-        f"own / bare {median(ratios):.2f} (turns {', '.join(f'{r:.2f}' for r in ratios)}); wanted: at least 0.7. "
-        f"Against Pillow's default compression {median(defaults):.2f}. All with start-up of {workers} processes."
+        f"own / bare {median(ratios):.2f} (turns {turns_text}); wanted: at least 0.7. Against "
+        f"Pillow's default compression {median(default_ratios):.2f}. All with start-up of "
+        f"{workers} processes."
     )
-    same = [
-        np.array_equal(
-            np.asarray(Image.open(place / "own0" / r.path)),
-            np.asarray(
-                openslide.OpenSlide(slide).read_region((r.x, r.y), 0, (1024, 1024)).convert("RGB")
-            ),
-        )
-        for r in manifest[:: max(1, len(manifest) // 20)].itertuples()
-    ]
-    print(f"{sum(same)} of {len(same)} patches read back pixel-equal.")
+    print_equality(slide, manifest, scratch / "tiled0")
+
+
+def print_equality(slide, manifest, folder):
+    """Prints how many of about 20 patches are equal to the slide's pixels."""
+    handle = openslide.OpenSlide(slide)
+    equal = []
+    for row in manifest[:: max(1, len(manifest) // 20)].itertuples():
+        patch = np.asarray(Image.open(folder / row.path))
+        region = handle.read_region((row.x, row.y), 0, (SIDE_PX, SIDE_PX)).convert("RGB")
+        equal.append(np.array_equal(patch, np.asarray(region)))
+    print(f"{sum(equal)} of {len(equal)} patches read back pixel-equal.")
 
 
 if __name__ == "__main__":
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--side-px", type=int, default=20000)
-    options.add_argument("--workers", type=int, default=usable_cores())
-    options.add_argument("--turns", type=int, default=3)
-    options.add_argument(
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--side-px", type=int, default=20000)
+    parser.add_argument("--workers", type=int, default=usable_cores())
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument(
         "--slide", type=Path, help="keep the generated slide here, or take the one that is there"
     )
-    options = options.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        made = options.slide or Path(scratch) / "generated.tif"
-        made = made if made.exists() else write_slide(made, options.side_px)
-        print(f"{options.side_px} x {options.side_px} px, {made.stat().st_size / 1e6:.0f} MB")
-        compare(made, Path(scratch), options.workers, options.turns)
+        slide = options.slide or Path(scratch) / "generated.tif"
+        if not slide.exists():
+            write_slide(slide, options.side_px)
+        megabytes = slide.stat().st_size / 1e6
+        print(f"{options.side_px} x {options.side_px} px, {megabytes:.0f} MB")
+        compare(slide, Path(scratch), options.workers, options.turns)

@@ -95,7 +95,7 @@ def run(
         scheduler: An existing Dask scheduler, tls://host:port.
         insecure: Allow a scheduler without TLS: it runs whatever it is sent.
     """
-    from her2lib.runner.execute import execute
+    from her2lib.runner.execute import execute_study
 
     if data and study:
         raise StudyError("Give a study or --data, not both.")
@@ -109,7 +109,7 @@ def run(
     if not dry_run:
         _check_data(loaded)
     print(f"{loaded.name}: {loaded.question}")
-    summary = execute(
+    summary = execute_study(
         loaded,
         only=only,
         force=force,

@@ -1,5 +1,6 @@
 """`her2`: each mistake is one sentence with the remedy, and leaves nothing behind."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -13,6 +14,11 @@ from examples import bci, plant
 from PIL import Image
 
 from her2lib import cli, files
+from her2lib.data.slides import tile_slides
+from her2lib.explorer.page import publish_page
+from her2lib.phantoms.dataset import write_phantoms
+from her2lib.readers.sheets import write_sheets, write_to_manifest
+from her2lib.scoring import score_paths
 
 
 def her2(capsys, *arguments):
@@ -155,6 +161,55 @@ def test_phantoms_take_every_setting_and_name_a_misspelt_misleader(capsys, tmp_p
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "smoke", "--workers", "-1"],
+        ["run", "smoke", "--per-gpu", "0"],
+        ["run", "--data", ".", "--epochs", "0"],
+        ["run", "--data", ".", "--side-px", "0"],
+        ["sheet", ".", "--readers", "anna", "--repeats", "1.5"],
+        ["sheet", ".", "--readers", "anna", "--repeats", "-0.5"],
+        ["score", ".", "--run", "x", "--maps", "-1"],
+        ["phantom", "new", "--patches", "-3"],
+        ["phantom", "new", "--mpp", "0.0"],
+        ["tile", "a.svs", "--out", "new", "--tissue", "2.0"],
+        ["explorer", "smoke", "--patches", "0"],
+    ],
+)
+def test_a_number_out_of_range_is_refused_in_a_sentence(capsys, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(files, "REPORTS", tmp_path / "reports")
+    code, printed = her2(capsys, *arguments)
+    assert code == 2
+    assert f'Invalid value "{arguments[-1]}" for {arguments[-2]}' in printed
+    assert len(printed.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("verb", "function"),
+    [
+        (cli.phantom, write_phantoms),
+        (cli.tile, tile_slides),
+        (cli.score, score_paths),
+        (cli.sheet, write_sheets),
+        (cli.consensus, write_to_manifest),
+        (cli.explorer, publish_page),
+    ],
+)
+def test_defaults_of_the_command_line_are_those_of_the_library(verb, function):
+    of_verb = inspect.signature(verb).parameters
+    of_function = inspect.signature(function).parameters
+    shared = 0
+    for name in of_verb.keys() & of_function.keys():
+        default = of_function[name].default
+        if default is not inspect.Parameter.empty and of_verb[name].default is not None:
+            assert of_verb[name].default == default, name
+            shared += 1
+    assert shared, f"{verb.__name__} and {function.__name__} share no default"
+
+
 @pytest.mark.slow  # a whole study of one small network
 def test_twenty_faults_are_left_out_and_named_in_the_report(tmp_path):
     root = bci(tmp_path / "data", train=40, test=16)
@@ -198,9 +253,39 @@ def test_twenty_faults_are_left_out_and_named_in_the_report(tmp_path):
 def test_a_study_of_three_splits_and_uneven_seeds_runs_to_its_report(tmp_path):
     file = tmp_path / "three.toml"
     file.write_text(
-        "[data]\nsource = 'phantom'\n[phantom]\npatches = 80\nslides = 16\nside_px = 64\nmpp = 1.0\nraters = 1\nbalanced = true\n"
-        "[axes]\nnetwork = ['resnet18']\nside_px = [32]\nweights = ['none']\nseed = [0, 1, 2]\n[[also]]\nsplit = ['random', 'grouped']\nseed = [0]\n"
-        "[[also]]\nnetwork = 'hybrid'\nseed = [0, 1]\n[train]\nepochs = 1\n[maps]\npatches = 4\nresamples = 50\n"
+        """
+[data]
+source = "phantom"
+
+[phantom]
+patches = 80
+slides = 16
+side_px = 64
+mpp = 1.0
+raters = 1
+balanced = true
+
+[axes]
+network = ["resnet18"]
+side_px = [32]
+weights = ["none"]
+seed = [0, 1, 2]
+
+[[extra_axes]]
+split = ["random", "grouped"]
+seed = [0]
+
+[[extra_axes]]
+network = "hybrid"
+seed = [0, 1]
+
+[train]
+epochs = 1
+
+[maps]
+patches = 4
+resamples = 50
+"""
     )
     environment = {
         **os.environ,

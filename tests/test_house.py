@@ -1,4 +1,4 @@
-"""The rules of the house: rooms, their doors, who imports whom, notebooks that read like a paper."""
+"""The rules of the house: rooms, doors, who imports whom, notebooks that read like a paper."""
 
 import ast
 import json

@@ -282,7 +282,7 @@ def test_a_cast_moves_the_rule_little(field, levels):
 
 @pytest.mark.slow
 def test_rule_orders_phantoms_never_seen():
-    slides = [slide.slide(30_000 + k, score=k % 4, laboratory=k) for k in range(48)]
+    slides = [slide.draw_slide(30_000 + k, score=k % 4, laboratory=k) for k in range(48)]
     made = [
         dataset.make_patch(20_000 + k, side_px=512, slide=slides[k], score=k % 4) for k in range(48)
     ]

@@ -1,4 +1,4 @@
-"""Image files of strangers: is each whole, what does it hold, its pixels as plain RGB; nothing is trusted, nothing guessed."""
+"""Image files of strangers: is each whole, what does it hold, its pixels as plain RGB."""
 
 import contextlib
 import hashlib
@@ -8,8 +8,10 @@ import os
 import stat
 import warnings
 from collections import deque
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import pandas as pd
 from filelock import FileLock
@@ -18,26 +20,44 @@ from tqdm.auto import tqdm
 
 from her2lib.files import read_json, usable_cores, write_text
 
-FORMATS = (
-    "PNG",
-    "JPEG",
-    "TIFF",
-    "BMP",
-    "WEBP",
-)  # named, so that no rarer decoder (PostScript, PSD) meets a stranger's file
-MAX_PX, MIN_SIDE_PX, MAX_BYTES = 8192**2, 32, 2**28
-# code: severity, what is wrong, what to do; an error leaves the patch out, a warning tells how it
-# is converted
+# Named, so that no rarer decoder (PostScript, PSD) meets a stranger's file.
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+MAX_PX = 8192**2
+MIN_SIDE_PX = 32
+MAX_BYTES = 2**28
+
+COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "RGBX", "RGBa")
+PRINT_MODES = ("CMYK", "LAB", "HSV", "YCbCr")
+EXIF_ORIENTATION = 0x0112
+
+# code: (severity, what is wrong, what to do).
+# An error leaves the patch out, a warning tells how it is converted.
 FAULTS = {
     "missing": (
         "error",
         "there is no such file",
         "correct the path in the manifest or bring the file back",
     ),
-    "special": ("error", "this is a folder or a device, not a file", "name an image file"),
-    "locked": ("error", "it may not be read ({})", "give yourself the right to read it"),
-    "empty": ("error", "the file is empty (0 bytes)", "copy it again from its source"),
-    "damaged": ("error", "the image is cut short or damaged ({})", "copy it again from its source"),
+    "special": (
+        "error",
+        "this is a folder or a device, not a file",
+        "name an image file",
+    ),
+    "locked": (
+        "error",
+        "it may not be read ({})",
+        "give yourself the right to read it",
+    ),
+    "empty": (
+        "error",
+        "the file is empty (0 bytes)",
+        "copy it again from its source",
+    ),
+    "damaged": (
+        "error",
+        "the image is cut short or damaged ({})",
+        "copy it again from its source",
+    ),
     "foreign": (
         "error",
         "this is no PNG, JPEG, TIFF, BMP or WebP image",
@@ -68,7 +88,11 @@ FAULTS = {
         "it has a transparency channel: it is laid on white",
         "export without transparency",
     ),
-    "palette": ("warning", "it has a palette of at most 256 colours", "export it in full colour"),
+    "palette": (
+        "warning",
+        "it has a palette of at most 256 colours",
+        "export it in full colour",
+    ),
     "16-bit": (
         "warning",
         "it has 16 bits a channel: the upper 8 are kept",
@@ -79,7 +103,11 @@ FAULTS = {
         "it is turned upright by its EXIF tag",
         "nothing, unless its HE partner has no such tag",
     ),
-    "pages": ("warning", "it has several pages: the first is used", "export one page a file"),
+    "pages": (
+        "warning",
+        "it has several pages: the first is used",
+        "export one page a file",
+    ),
 }
 
 
@@ -87,51 +115,78 @@ class DataError(ValueError):
     """One sentence about data that cannot be used, with the remedy."""
 
 
-def read_pixels(source):
-    """PIL image, RGB, of a path or file: upright by EXIF, transparency laid on white, the upper 8 of 16 bits, no palette."""
-    with Image.open(source, formats=FORMATS) as image:
-        _, fault, detail, _ = _header(image)
+# --- reading and checking -------------------------------------------------------------------
+
+
+def read_pixels(source: Path | str | BinaryIO) -> Image.Image:
+    """PIL image, RGB: upright by EXIF, transparency on white, the upper 8 of 16 bits, no palette.
+
+    Raises DataError where the header tells that the pixels cannot be trusted (grey, print, size).
+    """
+    with Image.open(source, formats=FORMATS) as opened:
+        _, fault, detail, _ = _judge_header(opened)
         if fault:
-            raise DataError(f"{source}: {FAULTS[fault][1].format(detail)}; {FAULTS[fault][2]}.")
-        image = ImageOps.exif_transpose(image)
+            _, problem, remedy = FAULTS[fault]
+            raise DataError(f"{source}: {problem.format(detail)}; {remedy}.")
+        image = ImageOps.exif_transpose(opened)
         if image.has_transparency_data:
             image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
         return image.convert("RGB")
 
 
-def probe_files(paths, *, cache=None, deep=False, progress=False):
-    """DataFrame (digest, side_px (w,h), fault, detail, notes), a row per path, decoded if deep; cache: folder of past results."""
-    paths, known, fresh = list(paths), _remembered(cache), {}
-    stamps = {path: _stamp(path) for path in dict.fromkeys(paths)}
-    new = [
-        path
-        for path, stamp in stamps.items()
-        if isinstance(stamp, list)
-        and (path not in known or known[path][0] != stamp or (deep and not known[path][1]))
-    ]
-    bar = tqdm(new, desc="checking files", unit="file", disable=not progress or len(new) < 100)
+def probe_files(
+    paths: Iterable[str],
+    *,
+    cache: Path | str | None = None,
+    deep: bool = False,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """DataFrame (digest, side_px (w,h), fault, detail, notes), one row a path; decoded if deep.
+
+    cache: folder that keeps the results of earlier calls; a file that has changed is read again.
+    """
+    paths = list(paths)
+    stamps = {path: _stamp_file(path) for path in dict.fromkeys(paths)}
+    checked = _read_cache(cache)
+    unread = [path for path in stamps if _must_read(stamps[path], checked.get(path), deep)]
+    bar = tqdm(
+        unread, desc="checking files", unit="file", disable=not progress or len(unread) < 100
+    )
+
+    def probe(path):
+        return _probe_file(path, deep)
+
+    fresh = {}
     try:
-        with contextlib.closing(map_ahead(lambda path: _facts(path, deep), bar)) as results:
-            for path, facts in zip(new, results, strict=True):
-                fresh[path] = [stamps[path], deep, *facts]
-    finally:  # what was read before Ctrl-C need not be read again
-        _remember(cache, fresh)
-    known |= fresh
-    rows = [
-        known[path][2:] if isinstance(stamps[path], list) else ["", [0, 0], stamps[path], "", []]
-        for path in paths
-    ]
+        with contextlib.closing(map_ahead(probe, bar)) as results:
+            for path, facts in zip(unread, results, strict=True):
+                stamp, _ = stamps[path]
+                fresh[path] = [stamp, deep, *facts]
+    finally:
+        # What was read before Ctrl-C need not be read again.
+        _write_cache(cache, fresh)
+    checked |= fresh
+
+    rows = []
+    for path in paths:
+        _, fault = stamps[path]
+        if fault:
+            rows.append(_no_image(fault))
+        else:
+            rows.append(checked[path][2:])
     return pd.DataFrame(rows, columns=["digest", "side_px", "fault", "detail", "notes"])
 
 
-def map_ahead(work, items, *, workers=None):
-    """Generator of work(item) in order, on threads, with at most 4 results a thread waiting, so memory stays flat."""
-    # Pillow decodes and resizes outside the interpreter lock: 2 threads and 2 processes both decode
-    # 23 patches a second here,
-    # and threads leave no orphans after kill -9 and load no second torch.
+def map_ahead(work: Callable, items: Iterable, *, workers: int | None = None) -> Generator:
+    """Generator of work(item) in order, on threads; at most 4 results a thread wait in memory."""
+    # Pillow decodes and resizes outside the interpreter lock: 2 threads and 2 processes both
+    # decode 23 patches a second here, and threads leave no orphans after kill -9 and load no
+    # second torch.
     workers = workers or usable_cores()
-    waiting, pool = deque(), ThreadPoolExecutor(workers)
+    waiting: deque = deque()
+    pool = ThreadPoolExecutor(workers)
     try:
         for item in items:
             waiting.append(pool.submit(work, item))
@@ -143,91 +198,126 @@ def map_ahead(work, items, *, workers=None):
         pool.shutdown(cancel_futures=True)
 
 
-def _stamp(path):
-    """[bytes, mtime, ctime] of a file, or what is wrong with it; ctime moves even where a copy keeps size and mtime."""
+# --- one file ---------------------------------------------------------------------------------
+
+
+def _stamp_file(path):
+    """([bytes, mtime, ctime], "") of a file, or (None, fault) where there is nothing to read."""
     try:
         facts = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        return "missing"
+        return None, "missing"
     except OSError:
-        return "locked"
+        return None, "locked"
     if not stat.S_ISREG(facts.st_mode):
-        return "special"
-    return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns] if facts.st_size else "empty"
+        return None, "special"
+    if not facts.st_size:
+        return None, "empty"
+    # ctime moves even where a copy keeps size and mtime.
+    return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns], ""
 
 
-def _facts(path, deep):
+def _must_read(stamped, checked, deep):
+    """bool, whether a file is to be read: it is new, it has changed, or it was not yet decoded."""
+    stamp, fault = stamped
+    if fault:
+        return False
+    if checked is None:
+        return True
+    stamp_then, deep_then = checked[:2]
+    return stamp_then != stamp or (deep and not deep_then)
+
+
+def _probe_file(path, deep):
     """[digest, side_px (w,h), fault, detail, notes] of one file."""
     try:
         if os.path.getsize(path) > MAX_BYTES:
-            return ["", [0, 0], "huge", "over 256 MB", []]
-        data = Path(path).read_bytes()
+            return _no_image("huge", "over 256 MB")
+        content = Path(path).read_bytes()
     except OSError as error:
-        return ["", [0, 0], "locked", error.strerror, []]
-    digest = hashlib.sha256(data).hexdigest()  # 1.7 GB/s a core here, blake2b 0.7
+        return _no_image("locked", error.strerror)
+    # sha256 runs at 1.7 GB/s a core here, blake2b at 0.7.
+    digest = hashlib.sha256(content).hexdigest()
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            facts = _header(image)
-            if not facts[1]:
-                _verify(image, data, deep)
-        return [digest, *facts]
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            side_px, fault, detail, notes = _judge_header(image)
+            if not fault:
+                _check_whole(image, content, deep)
+        return [digest, side_px, fault, detail, notes]
     except UnidentifiedImageError:
-        return [digest, [0, 0], "foreign", "", []]
+        return _no_image("foreign", digest=digest)
     except Image.DecompressionBombError:
-        return [digest, [0, 0], "huge", "over 178 million pixels", []]
-    # a stranger's bytes raise anything in a decoder; to the reader it all means the same
+        return _no_image("huge", "over 178 million pixels", digest=digest)
+    # A stranger's bytes raise anything in a decoder; to the reader it all means the same.
     except Exception as error:
-        return [digest, [0, 0], "damaged", str(error)[:80], []]
+        return _no_image("damaged", str(error)[:80], digest=digest)
 
 
-def _header(image):
+def _no_image(fault, detail="", digest=""):
+    """[digest, side_px, fault, detail, notes] of a file of which not even the size is known."""
+    return [digest, [0, 0], fault, detail, []]
+
+
+def _judge_header(image):
     """[side_px (w,h), fault, detail, notes] of an image that is open but not decoded."""
-    (w, h), mode = image.size, image.mode
-    if w * h > MAX_PX or min(w, h) < MIN_SIDE_PX:
-        return [[w, h], "huge" if w * h > MAX_PX else "small", f"{w} x {h} px", []]
-    if mode not in ("RGB", "RGBA", "P", "PA", "RGBX", "RGBa"):
-        return [[w, h], "print" if mode in ("CMYK", "LAB", "HSV", "YCbCr") else "grey", mode, []]
-    tagged = (
-        image.format != "PNG" or "exif" in image.info
-    )  # getexif would decode a whole PNG to look for a late tag
-    notes = {
+    width, height = image.size
+    side_px = [width, height]
+    if width * height > MAX_PX:
+        return [side_px, "huge", f"{width} x {height} px", []]
+    if min(side_px) < MIN_SIDE_PX:
+        return [side_px, "small", f"{width} x {height} px", []]
+    if image.mode in PRINT_MODES:
+        return [side_px, "print", image.mode, []]
+    if image.mode not in COLOUR_MODES:
+        return [side_px, "grey", image.mode, []]
+
+    # getexif would decode a whole PNG to look for a late tag.
+    may_be_turned = image.format != "PNG" or "exif" in image.info
+    conversions = {
         "alpha": image.has_transparency_data,
-        "palette": mode in ("P", "PA"),
+        "palette": image.mode in ("P", "PA"),
         "16-bit": ";16" in str(image.tile),
-        "turned": tagged and image.getexif().get(0x0112, 1) > 1,
+        "turned": may_be_turned and image.getexif().get(EXIF_ORIENTATION, 1) > 1,
         "pages": getattr(image, "n_frames", 1) > 1,
     }
-    return [[w, h], "", "", [note for note, true in notes.items() if true]]
+    return [side_px, "", "", [note for note, applies in conversions.items() if applies]]
 
 
-def _verify(image, data, deep):
-    """None, or an exception: PNG by its checksums, JPEG by its end mark; what has neither, and all when deep, by decoding."""
-    if image.format == "PNG":
-        image.verify()  # 2 ms where decoding takes 37
-    if deep or not (
-        image.format == "PNG" or (image.format in ("JPEG", "MPO") and b"\xff\xd9" in data[-64:])
-    ):
-        with Image.open(io.BytesIO(data), formats=FORMATS) as again:
-            again.load()
+def _check_whole(image, content, deep):
+    """Raises what the decoder raises where an open image is cut short or damaged."""
+    has_checksums = image.format == "PNG"
+    has_end_mark = image.format in ("JPEG", "MPO") and b"\xff\xd9" in content[-64:]
+    # Checksums take 2 ms where decoding takes 37.
+    if has_checksums:
+        image.verify()
+    if deep or not (has_checksums or has_end_mark):
+        with Image.open(io.BytesIO(content), formats=FORMATS) as reopened:
+            reopened.load()
 
 
-def _remembered(cache):
-    """dict path -> [stamp, deep, facts...] from earlier calls."""
-    return read_json(Path(cache, "files.json")) if cache else {}
+# --- results of earlier calls -----------------------------------------------------------------
 
 
-def _remember(cache, fresh):
-    """None; adds results to cache/files.json. It only saves time, so a full or locked disk is a warning."""
-    if not cache or not fresh:
+def _read_cache(folder):
+    """dict path -> [stamp, deep, facts...] from earlier calls; empty without a folder."""
+    if not folder:
+        return {}
+    return read_json(Path(folder, "files.json"))
+
+
+def _write_cache(folder, fresh):
+    """Adds results to folder/files.json. It only saves time, so a full or locked disk warns."""
+    if not folder or not fresh:
         return
     try:
-        Path(cache).mkdir(parents=True, exist_ok=True)
-        with FileLock(Path(cache, "files.lock")):
-            write_text(
-                Path(cache, "files.json"), json.dumps(_remembered(cache) | fresh)
-            )  # in one line: 100,000 files are many
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with FileLock(Path(folder, "files.lock")):
+            # In one line: 100,000 files are many.
+            content = json.dumps(_read_cache(folder) | fresh)
+            write_text(Path(folder, "files.json"), content)
     except OSError as error:
         warnings.warn(
-            f"{cache}: file checks are not kept ({error.strerror}), so the next call repeats them.",
+            f"{folder}: file checks are not kept ({error.strerror}), "
+            f"so the next call repeats them.",
             stacklevel=3,
         )

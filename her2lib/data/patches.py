@@ -1,9 +1,11 @@
-"""Patches and their scores, every problem of the files listed before anything is trained on them."""
+"""Patches and their scores, every problem of the files listed before anything is trained."""
 
 import os
 import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,290 +14,403 @@ from her2lib import scores
 from her2lib.data import layouts
 from her2lib.data.images import FAULTS, DataError, probe_files
 
-PROBLEMS = (
-    FAULTS
-    # code: severity, what is wrong, what to do; an error leaves the patch out, a warning does not
-    | {
-        "outside": (
-            "error",
-            "the path, or a link on it, leaves the folder",
-            "move the file inside, or allow_outside=True",
-        ),
-        "link": ("error", "this link to a folder is not followed", "put the folder itself there"),
-        "score": ("error", "{} is not a HER2 score", "write one of 0, 1+, 2+, 3+"),
-        "unscored": (
-            "warning",
-            "no score is given: neither trained nor tested on",
-            "fill in the score",
-        ),
-        "set": ("error", "{} is not a set", "write train, val, test, external or nothing"),
-        "set name": (
-            "warning",
-            "its name says {}, its folder {}: the folder counts",
-            "rename or move the file",
-        ),
-        "mpp": (
-            "error",
-            "{} is no pixel size in micrometres (0.05 to 10)",
-            "write it like 0.25, or leave it empty",
-        ),
-        "rater": (
-            "warning",
-            "{} is not a reading: taken as not read",
-            "write one of 0, 1+, 2+, 3+ or nothing",
-        ),
-        "column": (
-            "warning",
-            "the column {0} is not used",
-            "rename it to {1} if that is what it holds",
-        ),
-        "name": ("error", "the name holds control signs or is not Unicode", "rename the file"),
-        "oblong": (
-            "warning",
-            "{}: not square, only the middle square is used",
-            "export square patches",
-        ),
-        "size": (
-            "warning",
-            "{} where most are {}: at equal magnification its mpp will differ",
-            "give mpp, or export one size",
-        ),
-        "repeat": ("warning", "the same bytes as {}: counted once", "delete one of the two"),
-        "leak": (
-            "error",
-            "the same bytes as {}, which is in the {} set",
-            "delete it here, or training sees that set",
-        ),
-        "torn": (
-            "error",
-            "the same bytes stand with the scores {} ({})",
-            "decide on one score, delete the other file",
-        ),
-        "partner": ("warning", "its HE partner: {}", "bring a sound HE file if you need pairs"),
-        "stray": ("warning", "{}", "remove it, or bring what is missing"),
-        "cut": (
-            "warning",
-            "{} {} stands in {}: these sets are not independent",
-            "give each slide and patient to one set",
-        ),
-    }
-)
+if TYPE_CHECKING:
+    import torch
+
+# code: (severity, what is wrong, what to do), besides the faults of single files.
+# An error leaves the patch out, a warning does not.
+PROBLEMS = FAULTS | {
+    "outside": (
+        "error",
+        "the path, or a link on it, leaves the folder",
+        "move the file inside, or allow_outside=True",
+    ),
+    "link": (
+        "error",
+        "this link to a folder is not followed",
+        "put the folder itself there",
+    ),
+    "score": (
+        "error",
+        "{} is not a HER2 score",
+        "write one of 0, 1+, 2+, 3+",
+    ),
+    "unscored": (
+        "warning",
+        "no score is given: neither trained nor tested on",
+        "fill in the score",
+    ),
+    "set": (
+        "error",
+        "{} is not a set",
+        "write train, val, test, external or nothing",
+    ),
+    "set name": (
+        "warning",
+        "its name says {}, its folder {}: the folder counts",
+        "rename or move the file",
+    ),
+    "mpp": (
+        "error",
+        "{} is no pixel size in micrometres (0.05 to 10)",
+        "write it like 0.25, or leave it empty",
+    ),
+    "rater": (
+        "warning",
+        "{} is not a reading: taken as not read",
+        "write one of 0, 1+, 2+, 3+ or nothing",
+    ),
+    "column": (
+        "warning",
+        "the column {0} is not used",
+        "rename it to {1} if that is what it holds",
+    ),
+    "name": (
+        "error",
+        "the name holds control signs or is not Unicode",
+        "rename the file",
+    ),
+    "oblong": (
+        "warning",
+        "{}: not square, only the middle square is used",
+        "export square patches",
+    ),
+    "size": (
+        "warning",
+        "{} where most are {}: at equal magnification its mpp will differ",
+        "give mpp, or export one size",
+    ),
+    "repeat": (
+        "warning",
+        "the same bytes as {}: counted once",
+        "delete one of the two",
+    ),
+    "leak": (
+        "error",
+        "the same bytes as {}, which is in the {} set",
+        "delete it here, or training sees that set",
+    ),
+    "conflicting": (
+        "error",
+        "the same bytes stand with the scores {} ({})",
+        "decide on one score, delete the other file",
+    ),
+    "partner": (
+        "warning",
+        "its HE partner: {}",
+        "bring a sound HE file if you need pairs",
+    ),
+    "stray": (
+        "warning",
+        "{}",
+        "remove it, or bring what is missing",
+    ),
+    "cut": (
+        "warning",
+        "{} {} stands in {}: these sets are not independent",
+        "give each slide and patient to one set",
+    ),
+}
+# Of patches with the same bytes the first in this order stays: what training must not see.
+DUPLICATE_ORDER = {"test": 0, "external": 1, "val": 2, "train": 3, "": 4}
 
 
 @dataclass(frozen=True)
 class Patches:
-    """images (N,3,H,W) uint8 tensor; score (N,) int, -1 unknown; slide, patient, name (N,) str; mpp (N,) AFTER resizing."""
+    """N patches in one order: pixels, scores, where each comes from, and the set it stands in.
 
-    images: object
-    score: np.ndarray
-    slide: np.ndarray
-    patient: np.ndarray
-    name: np.ndarray
-    mpp: np.ndarray
+    len(p) counts them; p[:8], p[mask] and p[indices] are Patches again:
+    `test = patches[patches.subset == "test"]`.
+    """
 
-    def __len__(self):
-        """int, how many patches."""
+    images: "torch.Tensor"  # (N,3,H,W) uint8, RGB; from a store: a file, read where it is used
+    score: np.ndarray  # (N,) int, 0 to 3; -1 where nobody scored the patch
+    slide: np.ndarray  # (N,) str, "" unknown
+    patient: np.ndarray  # (N,) str, "" unknown
+    name: np.ndarray  # (N,) str, unique within what was read together
+    mpp: np.ndarray  # (N,) float, micrometres a pixel AFTER resizing; NaN unknown
+    # (N,) str: train, val, test, external, or "" for none, which all have that are given none.
+    subset: np.ndarray = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.subset is None:
+            object.__setattr__(self, "subset", np.full(len(self.score), "", object))
+
+    def __len__(self) -> int:
         return len(self.score)
 
-    def take(self, rows):
-        """Patches of these rows (indices, mask or slice); neighbouring rows stay a view of the store, others are copied."""
-        rows = np.arange(len(self))[rows]
-        if len(rows) and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
-            rows = slice(rows[0], rows[0] + len(rows))
-        return Patches(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+    def __getitem__(self, rows: "slice | Sequence | np.ndarray") -> "Patches":
+        """Patches of a slice, a mask (N,) or a sequence of indices, in that order."""
+        # A copy, as torch takes no indices of negative stride: patches[::-1].
+        indices = np.arange(len(self))[rows].copy()
+        if indices.ndim != 1:
+            raise TypeError(
+                "Patches are taken by slice, mask or indices; one patch is patches[3:4]."
+            )
+        # Neighbouring rows stay a view of the store, others are copied into memory.
+        if len(indices) and np.array_equal(indices, indices[0] + np.arange(len(indices))):
+            rows = slice(indices[0], indices[0] + len(indices))
+        else:
+            rows = indices
+        columns = {field.name: getattr(self, field.name)[rows] for field in fields(self)}
+        return Patches(**columns)
+
+    def take(self, rows: "slice | Sequence | np.ndarray") -> "Patches":
+        """Patches of these rows: the same as patches[rows]."""
+        return self[rows]
 
 
-def read_table(path, *, allow_outside=False, deep=False, cache=None, progress=False):
-    """(table, problems): one row per usable patch (COLUMNS, rater_*); one row per problem (severity, file, problem, remedy)."""
-    root, rows, found = layouts._layout(Path(path))
-    inside = layouts._inside(rows.path, root) | allow_outside
-    rows["he"] = rows.he.where(layouts._inside(rows.he, root) | allow_outside, "")
+# --- reading ----------------------------------------------------------------------------------
+
+
+def read_table(
+    path: Path | str,
+    *,
+    allow_outside: bool = False,
+    deep: bool = False,
+    cache: Path | str | None = None,
+    progress: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(table, problems): one row a usable patch; one a problem (severity, file, problem, remedy).
+
+    path: a folder with manifest.csv (path,score), a BCI folder, folders named by score, or a CSV.
+    table has the columns layouts.COLUMNS and rater_* (score and readings 0 to 3, -1 unknown).
+    allow_outside: take files outside the folder too. deep: decode every image.
+    cache: folder that keeps the checks of files for the next call.
+    Raises DataError where nothing can be read; faults of single files are problems, not exceptions.
+
+    Example: table, problems = read_table("my_patches/")
+    """
+    root, rows, problems = layouts.read_layout(Path(path))
+    inside = layouts.paths_inside(rows.path, root) | allow_outside
+    he_inside = layouts.paths_inside(rows.he, root) | allow_outside
+    rows["he"] = rows.he.where(he_inside, "")
+
     facts = probe_files(rows.path.where(inside, ""), cache=cache, deep=deep, progress=progress)
     facts.loc[~inside, "fault"] = "outside"
     rows = pd.concat([rows, facts], axis=1)
-    bad = _judge_words(rows, found) | _judge_files(rows, found)
-    rows = rows[~bad].reset_index(drop=True)
-    rows = rows[~_judge_twins(rows, found)].reset_index(drop=True)
-    _judge_sets(rows, found)
-    _judge_pairs(rows, found, probe_files(rows.he, cache=cache, deep=deep, progress=progress))
-    return rows[[*layouts.COLUMNS, *layouts._raters(rows)]], _problems(found)
+
+    unusable = _judge_texts(rows, problems) | _judge_files(rows, problems)
+    rows = rows[~unusable].reset_index(drop=True)
+    rows = rows[~_judge_duplicates(rows, problems)].reset_index(drop=True)
+    _judge_sets(rows, problems)
+    he_facts = probe_files(rows.he, cache=cache, deep=deep, progress=progress)
+    _judge_partners(rows, problems, he_facts)
+    table = rows[[*layouts.COLUMNS, *layouts.rater_columns(rows)]]
+    return table, _problem_table(problems)
 
 
-def check_patches(path, *, deep=True, progress=True):
-    """(problems, counts): every problem of the data, each image decoded when deep; usable patches per set and score."""
+def check_patches(
+    path: Path | str, *, deep: bool = True, progress: bool = True
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(problems, counts): every problem of the data; usable patches per set and score.
+
+    deep: decode each image, which finds what headers and checksums do not tell.
+    Raises DataError where nothing can be read, as read_table does.
+
+    Example: problems, counts = check_patches("my_patches/")
+    """
     table, problems = read_table(path, deep=deep, progress=progress)
-    written = table.score.map(scores.score_name).rename("score")
-    return problems, pd.crosstab(
-        table.set.replace("", "(none)"), written, margins=True, margins_name="all"
-    )
+    score_names = table.score.map(scores.score_name).rename("score")
+    sets = table["set"].replace("", "(none)")
+    return problems, pd.crosstab(sets, score_names, margins=True, margins_name="all")
 
 
-def stop_on_errors(problems, *, path):
-    """None when no problem is an error; else DataError naming the first file, the count and the remedy."""
+def stop_on_errors(problems: pd.DataFrame, *, path: Path | str) -> None:
+    """Raises DataError where a problem is an error: the first file, the count and the remedy."""
     errors = problems[problems.severity == "error"]
-    if len(errors):
-        first = errors.iloc[0]
-        raise DataError(
-            f"{first.file}: {first.problem} ({len(errors)} {'errors' if len(errors) > 1 else 'error'} in all). "
-            f"`her2 check {path}` lists each with its remedy; --skip-bad goes on without these patches."
-        )
-
-
-def _score(word):
-    """int 0..3, -1 for nothing written, -2 for what is no score."""
-    try:
-        return scores.parse_score(word) if word else -1
-    except ValueError:
-        return -2
-
-
-def _mpp(word):
-    """float micrometres a pixel, NaN for nothing written, 0 for what is no pixel size."""
-    try:
-        mpp = float(word.replace(",", ".")) if word else np.nan
-    except ValueError:
-        return 0.0
-    return mpp if not word or layouts.MPP[0] <= mpp <= layouts.MPP[1] else 0.0
-
-
-def _judge_words(rows, found):
-    """(N,) bool, rows whose written score, set, mpp or name cannot be used; fills name, score, set, mpp and readings."""
-
-    def once(column, meaning):
-        return column.map({word: meaning(word) for word in set(column)})
-
-    written = {"score": rows.pop("word"), "set": rows.set, "mpp": rows.mpp, "name": rows.file}
-    rows["score"], rows["mpp"] = (
-        once(written["score"], _score).astype(int),
-        once(rows.mpp, _mpp).astype(float),
+    if errors.empty:
+        return
+    first = errors.iloc[0]
+    count = f"{len(errors)} error"
+    if len(errors) > 1:
+        count += "s"
+    raise DataError(
+        f"{first.file}: {first.problem} ({count} in all). "
+        f"`her2 check {path}` lists each with its remedy; "
+        f"--skip-bad goes on without these patches."
     )
-    rows["set"] = once(rows.set, lambda word: layouts.SETS.get(word.lower(), "?"))
-    odd = once(
-        rows.file,
-        lambda file: (
-            not file.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in file)
-        ),
-    )
-    wrong = {
-        "score": rows.score == -2,
-        "set": rows.set == "?",
-        "mpp": rows.mpp == 0,
-        "name": odd.astype(bool),
+
+
+# --- judging what is written ------------------------------------------------------------------
+# Each of these adds (code in PROBLEMS, file, details of its sentence) to problems.
+
+
+def _judge_texts(rows, problems):
+    """(N,) bool, rows whose score, set, mpp or name cannot be used; turns text into values."""
+    texts = rows[["score", "set", "mpp"]].assign(name=rows.file)
+    rows["score"] = _map_unique(texts["score"], layouts.parse_written_score).astype(int)
+    rows["set"] = _map_unique(texts["set"], _parse_set)
+    rows["mpp"] = _map_unique(texts["mpp"], _parse_mpp).astype(float)
+    unusable = {
+        "score": rows["score"] == layouts.NOT_A_SCORE,
+        "set": rows["set"] == "?",
+        "mpp": rows["mpp"] == 0,
+        "name": _map_unique(rows.file, _has_control_signs).astype(bool),
     }
-    for code, mask in wrong.items():
-        found += [(code, rows.file[i], (repr(written[code][i]),)) for i in rows.index[mask]]
-    found += [("unscored", file, ()) for file in rows.file[rows.score == -1]]
-    for column in layouts._raters(rows):
-        words, rows[column] = rows[column], once(rows[column], _score).astype(int)
-        found += [
-            ("rater", rows.file[i], (f"{words[i]!r} by {column}",))
-            for i in rows.index[rows[column] == -2]
-        ]
-        rows[column] = rows[column].clip(lower=-1)
+    for code, mask in unusable.items():
+        for file, text in zip(rows.file[mask], texts[code][mask], strict=True):
+            problems.append((code, file, (repr(text),)))
+    for file in rows.file[rows["score"] == layouts.NOT_WRITTEN]:
+        problems.append(("unscored", file, ()))
+
+    _judge_readings(rows, problems)
     name = rows.file.map(os.path.basename)
     rows["name"] = name.where(~name.duplicated(keep=False), rows.file)
-    return np.logical_or.reduce(list(wrong.values()))
+    return np.logical_or.reduce(list(unusable.values()))
 
 
-def _judge_files(rows, found):
-    """(N,) bool, rows whose file cannot be used; found also tells what is converted, cropped or of another size."""
-    for row in rows[(rows.fault != "") | rows.notes.astype(bool)].itertuples():
-        found += [
-            (code, row.file, (row.detail,)) for code in ([row.fault] if row.fault else row.notes)
-        ]
-    good = rows[rows.fault == ""]
-    shown = good.side_px.map("{0[0]} x {0[1]} px".format)
-    found += [
-        ("oblong", file, (text,))
-        for file, (w, h), text in zip(good.file, good.side_px, shown, strict=True)
-        if w != h
-    ]
-    for usual in shown[good.mpp.isna()].mode()[:1]:
-        other = good.mpp.isna() & (shown != usual)
-        found += [
-            ("size", file, (text, usual))
-            for file, text in zip(good.file[other], shown[other], strict=True)
-        ]
-    return (rows.fault != "").to_numpy()
+def _judge_readings(rows, problems):
+    """Turns the readings of every rater into 0 to 3, -1 for not read or not readable."""
+    for column in layouts.rater_columns(rows):
+        texts = rows[column]
+        readings = _map_unique(texts, layouts.parse_written_score).astype(int)
+        wrong = readings == layouts.NOT_A_SCORE
+        for file, text in zip(rows.file[wrong], texts[wrong], strict=True):
+            problems.append(("rater", file, (f"{text!r} by {column}",)))
+        rows[column] = readings.clip(lower=layouts.NOT_WRITTEN)
 
 
-def _judge_twins(rows, found):
-    """(N,) bool, rows left out because their bytes stand elsewhere: the test set's copy stays; of two scores neither does."""
-    out = np.zeros(len(rows), bool)
-    rank = rows.set.map({"test": 0, "external": 1, "val": 2, "train": 3, "": 4}) + 9 * (
-        rows.score < 0
-    )
-    for _, same in rows.assign(rank=rank)[rows.digest.duplicated(keep=False)].groupby(
-        "digest", sort=False
-    ):
+def _map_unique(column: pd.Series, meaning: Callable) -> pd.Series:
+    """Series of the meaning of every text; each text is looked at once, however often it stands."""
+    return column.map({text: meaning(text) for text in set(column)})
+
+
+def _parse_set(text):
+    """str, the set of a written one; "?" for what is no set."""
+    return layouts.SETS.get(text.lower(), "?")
+
+
+def _parse_mpp(text):
+    """float micrometres a pixel, NaN for nothing written, 0 for what is no pixel size."""
+    if not text:
+        return np.nan
+    try:
+        mpp = float(text.replace(",", "."))
+    except ValueError:
+        return 0.0
+    smallest, largest = layouts.MPP
+    if smallest <= mpp <= largest:
+        return mpp
+    return 0.0
+
+
+def _has_control_signs(text):
+    """bool, whether a name would act on a terminal or is not Unicode."""
+    if text.isprintable():
+        return False
+    return any(unicodedata.category(sign) in ("Cc", "Cs") for sign in text)
+
+
+# --- judging files ----------------------------------------------------------------------------
+
+
+def _judge_files(rows, problems):
+    """(N,) bool, rows whose file cannot be used; also tells what is converted or cropped."""
+    for row in rows.itertuples():
+        if row.fault:
+            problems.append((row.fault, row.file, (row.detail,)))
+        else:
+            problems += [(note, row.file, (row.detail,)) for note in row.notes]
+    faulty = rows.fault != ""
+    _judge_sizes(rows[~faulty], problems)
+    return faulty.to_numpy()
+
+
+def _judge_sizes(rows, problems):
+    """Tells which images are not square, and which differ in size though nothing says why."""
+    sizes = rows.side_px.map("{0[0]} x {0[1]} px".format)
+    for file, (width, height), size in zip(rows.file, rows.side_px, sizes, strict=True):
+        if width != height:
+            problems.append(("oblong", file, (size,)))
+
+    # Where mpp is known, another size may be the same tissue at another resolution.
+    unknown_mpp = rows.mpp.isna()
+    if not unknown_mpp.any():
+        return
+    usual = sizes[unknown_mpp].mode().iloc[0]
+    other = unknown_mpp & (sizes != usual)
+    for file, size in zip(rows.file[other], sizes[other], strict=True):
+        problems.append(("size", file, (size, usual)))
+
+
+def _judge_duplicates(rows, problems):
+    """(N,) bool, rows whose bytes stand elsewhere: the test set's stays; of two scores none."""
+    left_out = np.zeros(len(rows), bool)
+    # Copies without a score come after all copies with one.
+    unscored_last = (len(DUPLICATE_ORDER) + 1) * (rows.score < 0)
+    rank = rows["set"].map(DUPLICATE_ORDER) + unscored_last
+    duplicates = rows.assign(rank=rank)[rows.digest.duplicated(keep=False)]
+    for _, same in duplicates.groupby("digest", sort=False):
         same = same.sort_values("rank", kind="stable")
-        given, kept = sorted(set(same.score[same.score >= 0])), same.iloc[0]
-        out[same.index[len(given) < 2 :]] = True
-        if len(given) > 1:
-            found += [
-                (
-                    "torn",
-                    file,
-                    (" and ".join(map(scores.score_name, given)), ", ".join(same.file[:4])),
-                )
-                for file in same.file
-            ]
+        known_scores = sorted(set(same.score[same.score >= 0]))
+        if len(known_scores) > 1:
+            left_out[same.index] = True
+            written = " and ".join(map(scores.score_name, known_scores))
+            files = ", ".join(same.file[:4])
+            for file in same.file:
+                problems.append(("conflicting", file, (written, files)))
             continue
-        found += [
-            ("leak", row.file, (kept.file, kept.set))
-            if row.set != kept.set and kept.set not in ("", "train")
-            else ("repeat", row.file, (kept.file,))
-            for row in same[1:].itertuples()
-        ]
-    return out
+
+        left_out[same.index[1:]] = True
+        first = same.iloc[0]
+        for row in same[1:].itertuples():
+            leaks = row.set != first.set and first.set not in ("", "train")
+            if leaks:
+                problems.append(("leak", row.file, (first.file, first.set)))
+            else:
+                problems.append(("repeat", row.file, (first.file,)))
+    return left_out
 
 
-def _judge_sets(rows, found):
-    """None; slides and patients on both sides of the sets as given go to found."""
+def _judge_sets(rows, problems):
+    """Tells which slides and patients stand on both sides of the sets as given."""
     for kind in ("slide", "patient"):
-        for word, part in rows[(rows.set != "") & (rows[kind] != "")].groupby(kind):
-            if part.set.nunique() > 1:
-                found.append(
-                    ("cut", part.file.iloc[0], (kind, word, " and ".join(sorted(set(part.set)))))
-                )
+        used = rows[(rows["set"] != "") & (rows[kind] != "")]
+        for identifier, members in used.groupby(kind):
+            if members["set"].nunique() > 1:
+                sets = " and ".join(sorted(set(members["set"])))
+                problems.append(("cut", members.file.iloc[0], (kind, identifier, sets)))
 
 
-def _judge_pairs(rows, found, facts):
-    """None; HE partners that are missing, unusable or of another size go to found; unusable ones leave rows."""
-    for i in rows.index if (rows.he != "").any() else ():
-        fault = (
-            "there is none"
-            if not rows.he[i]
-            else PROBLEMS[facts.fault[i]][1]
-            if facts.fault[i]
-            else ""
-        )
-        if fault or facts.side_px[i] != rows.side_px[i]:
-            found.append(
-                ("partner", rows.file[i], (fault.format(facts.detail[i]) or "it has another size",))
-            )
+def _judge_partners(rows, problems, facts):
+    """Tells which HE partners are missing, unusable or of another size; removes unusable ones."""
+    if not (rows.he != "").any():
+        return
+    for i in rows.index:
+        fault = facts.fault[i]
+        if not rows.he[i]:
+            problems.append(("partner", rows.file[i], ("there is none",)))
+        elif fault:
+            what = PROBLEMS[fault][1].format(facts.detail[i])
+            problems.append(("partner", rows.file[i], (what,)))
+        elif facts.side_px[i] != rows.side_px[i]:
+            problems.append(("partner", rows.file[i], ("it has another size",)))
     rows["he"] = rows.he.where(facts.fault == "", "")
 
 
-def _problems(found):
-    """DataFrame (severity, file, problem, remedy), errors first; control signs in strangers' names are written out."""
+# --- the list of problems ---------------------------------------------------------------------
 
-    def shown(text):
-        signs = text if not text.isprintable() else ()
-        return (
-            "".join(
-                c.encode("unicode_escape").decode() if unicodedata.category(c)[0] == "C" else c
-                for c in signs
-            )
-            or text
-        )
 
-    rows = [
-        (
-            PROBLEMS[code][0],
-            shown(file),
-            *(shown(text.format(*details)) for text in PROBLEMS[code][1:]),
-        )
-        for code, file, details in found
-    ]
+def _problem_table(problems):
+    """DataFrame (severity, file, problem, remedy), errors first."""
+    rows = []
+    for code, file, details in problems:
+        severity, problem, remedy = PROBLEMS[code]
+        sentences = [_visible_text(text.format(*details)) for text in (problem, remedy)]
+        rows.append((severity, _visible_text(file), *sentences))
     return pd.DataFrame(sorted(rows), columns=["severity", "file", "problem", "remedy"])
+
+
+def _visible_text(text):
+    """str, text with the control signs of strangers' names written out, so that none acts."""
+    if text.isprintable():
+        return text
+    return "".join(map(_visible_sign, text))
+
+
+def _visible_sign(sign):
+    """str, a sign, or what it is where it is a control sign: chr(27) becomes backslash x1b."""
+    if unicodedata.category(sign)[0] == "C":
+        return sign.encode("unicode_escape").decode()
+    return sign

@@ -1,24 +1,41 @@
-"""What the explorer may ask for: pictures, maps and attention of any patch through any finished network, as uint8 arrays."""
+"""What the explorer may ask for: pictures, maps and attention of any patch through any network."""
 
-import inspect
 import io
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image, ImageOps
-from torch.nn import functional as F
 
 from her2lib import stain
 from her2lib.data import store
 from her2lib.data.images import read_pixels
-from her2lib.maps.attribution import METHODS, input_pieces, looking, methods_for
+from her2lib.explorer.answers import (
+    KERNEL_ONLY,
+    UNSIGNED,
+    compute_maps,
+    method_label,
+    page_requests,
+    quantise,
+    targets_of,
+)
+from her2lib.explorer.tangent import Tangent
+from her2lib.maps.attribution import METHODS, methods_for
+from her2lib.maps.inside import input_pieces
 from her2lib.networks import checkpoint, recipes, train
-from her2lib.networks.models import Tap, normalise
+from her2lib.networks.models import Net, normalise
 from her2lib.scores import COLOURS, CUTS, SCORES
+from her2lib.study.config import REVIEW, Study
 from her2lib.study.results import PROBABILITIES, run_tables, shown_runs
 
-THUMB_PX, VIEW_PX, PAGE_VIEW_PX, PAGE_MAP_PX = 88, 1024, 512, 56
+THUMB_PX = 88
+VIEW_PX = 1024
+PAGE_VIEW_PX = 512
+PAGE_MAP_PX = 56
+DECODED = 8  # images kept: one patch at the sides of all networks
+
 SHOWS = {
     "original": "IHC, as it is",
     "he": "HE partner",
@@ -32,165 +49,108 @@ TARGETS = {
     "expected": "the expected score",
     **{cut: f"cut {cut}" for cut in CUTS},
 }
-UNSIGNED = {
-    "attention",
-    "rollout",
-    "relevance",
-    "centre",
-    "dab",
-    "edges",
-}  # nothing in their definition goes below 0
-KERNEL_ONLY = {
-    "integrated_gradients",
-    "occlusion",
-}  # 33 and about 170 passes a patch and score: too slow to write down in advance
-STATE = {
-    "patch": 0,
-    "shows": "original",
-    "network": "",
-    "method": "grad_cam",
-    "layer": 1,
-    "head": 0,
-    "score": "predicted",
-    "place": [],
-    "opacity": 0.6,
-    "threshold": 0.0,
-    "smooth": True,
-    "stretch": False,
-    "panels": [],
-    "selected": 0,
-    "extra": [],
-    "search": "",
-    "truth": "any",
-    "predicted": "any",
-    "verdict": "any",
-    "sure_from": 0,
-    "sure_to": 100,
-    "disagree": False,
-    "doubt": False,
-}
+
+
+def read_doubts(study: Study) -> pd.DataFrame | None:
+    """DataFrame (patch, doubt 0..1) as 09_label_review wrote it last, or None before it has run.
+
+    Raises ValueError where the file is not that table. `read_doubts(load_study("demo"))`.
+    """
+    file = study.folder_of(REVIEW) / "doubt.csv"
+    if not file.is_file():
+        return None
+    table = pd.read_csv(file, dtype={"patch": str})
+    missing = {"patch", "doubt"} - set(table)
+    if missing:
+        columns = " and ".join(sorted(missing))
+        raise ValueError(f"{file} has no column {columns}: run {REVIEW} again.")
+    return table[["patch", "doubt"]].drop_duplicates("patch")
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A finished run's network, on the device, with the name people read and its run.json."""
+
+    name: str
+    net: Net
+    record: dict
 
 
 class Source:
-    """What an explorer may ask for: patches (rows of table, images (N,3,H,W) uint8) and the finished networks of a study."""
+    """What an explorer may ask for: patches of a study, and the networks that have finished.
 
-    def __init__(self, study, table, images, *, doubt=None, view_px=VIEW_PX, map_px=VIEW_PX):
-        self.study, self.table, self.images, self.doubt = (
-            study,
-            table.reset_index(drop=True),
-            images,
-            doubt,
-        )
-        self.view_px, self.map_px, self.extra, self.seen = view_px, map_px, [], OrderedDict()
-        self.networks = {}
-        for name, run in reversed(shown_runs(study).items()):
-            net, info = checkpoint.load_run(study.folder_of(run))
-            self.networks[run] = (
-                name + " (COLLAPSED)" * bool(info["verdict"]),
-                net.to(recipes.choose_device()),
-                info,
-            )
+    table: one row a patch; images: (N,3,side,side) uint8 in the same order; doubt: DataFrame
+    (patch, doubt) or None; view_px, map_px: the largest picture and map that are handed out.
+    `Source(study, data.table, data.patches.images).answer("picture/3/ihc")`.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        table: pd.DataFrame,
+        images: torch.Tensor,
+        *,
+        doubt: pd.DataFrame | None = None,
+        view_px: int = VIEW_PX,
+        map_px: int = VIEW_PX,
+    ):
+        self.study = study
+        self.table = table.reset_index(drop=True)
+        self.images = images
+        self.doubt = doubt
+        self.view_px = view_px
+        self.map_px = map_px
+        self.added_files = []
+        self.decoded = OrderedDict()
+        self.networks = _load_networks(study)
+
+    # --- answers ---------------------------------------------------------------------------------
 
     def answer(self, key):
-        """(header dict, bytes) for a key as the JavaScript writes it: thumb/3, picture/3/he, map/3/<run>/grad_cam/2 …"""
-        kind, patch, *rest = key.split("/")
-        return self.answers(kind, [int(patch)], *rest)[0]
+        """(header dict, bytes) for a key as the JavaScript writes it.
 
-    def answers(self, kind, patches, *rest):
-        """list of (header, bytes), one per patch, computed as one batch."""
+        Keys: thumb/3, picture/3/he, map/3/<run>/grad_cam/2, attention/3/<run>,
+        tokens/3/<run>/<layer>/<head>.
+        """
+        kind, patch, *details = key.split("/")
+        patch = int(patch)
         if kind in ("thumb", "picture"):
-            return [self._picture(patch, kind, *rest) for patch in patches]
-        run, *rest = rest
-        net = self.networks[run][1]
-        return [stack(maps) for maps in self._seen(kind, net, self._input(net, patches), *rest)]
+            return self._picture(patch, kind, *details)
+        run, *details = details
+        net = self.networks[run].net
+        x = self._network_input(net, [patch])
+        return quantise(compute_maps(net, x, kind, *details, map_px=self.map_px)[0])
 
     def record(self, patches):
-        """list of {key: (header, bytes)}, one per patch: all that a page without a kernel may ask for."""
-        packets = [
-            {
-                f"thumb/{patch}": self._picture(patch, "thumb"),
-                f"picture/{patch}/ihc": self._picture(patch, "picture"),
-            }
-            | (
-                {f"picture/{patch}/he": self._picture(patch, "picture", "he")}
-                if self.table.at[patch, "he"]
-                else {}
-            )
-            for patch in patches
-        ]
-        for run, (_, net, _) in self.networks.items():
-            x = self._input(net, patches)
-            for part in input_pieces(net, x) if net.layers else [slice(None)]:
-                near = Tangent(net, x[part])
-                for kind, *rest in asks(net):
-                    for packet, patch, maps in zip(
-                        packets[part],
-                        patches[part],
-                        self._seen(kind, near, x[part], *rest),
-                        strict=True,
-                    ):
-                        packet["/".join([kind, str(patch), run, *rest])] = stack(maps)
+        """list of {key: (header, bytes)}, one per patch: all that a page without a kernel asks."""
+        packets = [self._recorded_pictures(patch) for patch in patches]
+        for run, network in self.networks.items():
+            self._record_maps(packets, patches, run, network.net)
         return packets
 
-    def catalogue(self, **more):
-        """dict that tells the drawing what there is: patches, networks, methods, colours."""
-        inverse = torch.linalg.inv(stain.HDAB)
+    def opening_state(self):
+        """dict of the traits that depend on what has finished: two panels, the second selected."""
+        network = next(iter(self.networks), "")
+        shows = "map" if network else "dab"
+        panel = {"shows": shows, "network": network, "method": "grad_cam", "layer": 1, "head": 0}
         return {
-            "study": self.study.name,
-            "targets": TARGETS,
-            "scores": SCORES,
-            "colours": COLOURS,
-            "cuts": CUTS,
-            "state": STATE,
-            "shows": {
-                word: text for word, text in SHOWS.items() if word != "he" or self.table["he"].any()
-            },
-            "patches": self._rows(),
-            "stains": {
-                name: {"vector": stain.HDAB[k].tolist(), "inverse": inverse[:, k].tolist()}
-                for k, name in enumerate(stain.STAINS[:2])
-            },
-            "methods": {
-                name: {
-                    "label": label(name),
-                    "caption": method.caption,
-                    "null": method.null,
-                    "signed": name not in UNSIGNED,
-                    "scored": len(explains(name)) > 1,
-                }
-                for name, method in METHODS.items()
-            },
-            "networks": [
-                {
-                    **{key: info["parameters"].get(key) for key in ("recipe", "seed", "weights")},
-                    "run": run,
-                    "name": name,
-                    "verdict": info["verdict"],
-                    "side_px": net.side_px,
-                    "layers": net.layers,
-                    "heads": net.heads,
-                    "grid": net.grid,
-                    "methods": [
-                        key
-                        for key in methods_for(net)
-                        if not (more.get("page") and key in KERNEL_ONLY)
-                    ],
-                }
-                for run, (name, net, info) in self.networks.items()
-            ],
-            **more,
+            "network": network,
+            "shows": shows,
+            "panels": [{**panel, "shows": "original"}, panel],
+            "selected": 1,
         }
 
-    def take(self, name, content):
-        """dict, the row of a patch that is not in the study, scored by every network; content: the bytes of its file."""
-        read_pixels(io.BytesIO(content))  # a file that is no patch ends here, with the reason
-        self.extra.append(content)
-        place = len(self.table) + len(self.extra) - 1
-        scored = {
-            run: train.predict(net, self._image(place, net.side_px)[None])[0]
-            for run, (_, net, _) in self.networks.items()
-        }
-        shares = {run: [round(float(p), 4) for p in row] for run, row in scored.items()}
+    def add_patch(self, name, content):
+        """dict, the row of a patch from outside, scored by every network; content: its file."""
+        # A file that is no patch ends here, with the reason.
+        read_pixels(io.BytesIO(content))
+        self.added_files.append(content)
+        patch = len(self.table) + len(self.added_files) - 1
+        probabilities = {}
+        for run, network in self.networks.items():
+            image = self._image(patch, network.net.side_px)
+            row = train.predict(network.net, image[None])[0]
+            probabilities[run] = [round(float(value), 4) for value in row]
         return {
             "name": name,
             "set": "",
@@ -199,201 +159,206 @@ class Source:
             "he": False,
             "raters": {},
             "doubt": None,
-            "p": shares,
-            "extra": True,
+            "probabilities": probabilities,
+            "added": True,
         }
 
-    def _input(self, net, patches):
-        """(B,3,side_px,side_px) what the network is given for these patches."""
+    # --- the catalogue: what there is ------------------------------------------------------------
+
+    def catalogue(self, *, page=False):
+        """dict that tells the drawing what there is: patches, networks, methods, stains, colours.
+
+        page: for a page without a kernel, which holds no map that is slow to compute.
+        """
+        shows = dict(SHOWS)
+        if not self.table["he"].any():
+            del shows["he"]
+        return {
+            "page": page,
+            "study": self.study.name,
+            "scores": SCORES,
+            "colours": COLOURS,
+            "targets": TARGETS,
+            "shows": shows,
+            "patches": self._patch_rows(),
+            "stains": _stain_rows(),
+            "methods": {method: _method_row(method) for method in METHODS},
+            "networks": [
+                _network_row(run, network, page=page) for run, network in self.networks.items()
+            ],
+        }
+
+    def _patch_rows(self):
+        """list of dicts, one per patch: name, set, scores of all kinds, doubt, probabilities."""
+        by_run = self._probabilities_by_run()
+        doubts = {}
+        if self.doubt is not None:
+            known = self.doubt.dropna(subset="doubt")
+            doubts = known.set_index("patch")["doubt"].round(4).to_dict()
+        rater_columns = [column for column in self.table if column.startswith("rater_")]
+        rows = []
+        for row in self.table.to_dict("records"):
+            raters = {}
+            for column in rater_columns:
+                if row[column] >= 0:
+                    raters[column.removeprefix("rater_")] = int(row[column])
+            probabilities = {}
+            for run, by_patch in by_run.items():
+                if row["name"] in by_patch:
+                    probabilities[run] = by_patch[row["name"]]
+            rows.append(
+                {
+                    "name": row["name"],
+                    "set": row["set"],
+                    "truth": int(row["score"]),
+                    "mpp": row["mpp"] if row["mpp"] > 0 else None,
+                    "he": bool(row["he"]),
+                    "raters": raters,
+                    "doubt": doubts.get(row["name"]),
+                    "probabilities": probabilities,
+                }
+            )
+        return rows
+
+    def _probabilities_by_run(self):
+        """dict run -> dict patch name -> [p0, p1, p2, p3], to four digits."""
+        predictions = run_tables(self.study, "predictions")
+        by_run = {}
+        for run in self.networks:
+            rows = predictions[predictions["run"] == run].set_index("patch")
+            values = rows[PROBABILITIES].round(4).to_numpy().tolist()
+            by_run[run] = dict(zip(rows.index, values, strict=True))
+        return by_run
+
+    # --- maps ------------------------------------------------------------------------------------
+
+    def _record_maps(self, packets, patches, run, net):
+        """Adds to each patch's packet all maps of one network that a page holds."""
+        x = self._network_input(net, patches)
+        # A CNN has no attention to keep, so its whole batch is one piece.
+        pieces = [slice(None)]
+        if net.layers:
+            pieces = input_pieces(net, x)
+        for piece in pieces:
+            tangent = Tangent(net, x[piece])
+            for kind, *details in page_requests(net):
+                maps = compute_maps(tangent, x[piece], kind, *details, map_px=self.map_px)
+                for packet, patch, of_patch in zip(
+                    packets[piece], patches[piece], maps, strict=True
+                ):
+                    key = "/".join([kind, str(patch), run, *details])
+                    packet[key] = quantise(of_patch)
+
+    def _network_input(self, net, patches):
+        """(B,3,side_px,side_px) normalised, on the network's device."""
         images = torch.stack([self._image(patch, net.side_px) for patch in patches])
         return normalise(images.to(next(net.parameters()).device), net)
 
-    def _seen(self, kind, net, x, *rest):
-        return self._map(net, x, *rest) if kind == "map" else self._attention(net, x, *rest)
-
-    def _rows(self):
-        scored = run_tables(self.study, "predictions")
-        by_run = {
-            run: scored[scored["run"] == run].set_index("patch")[PROBABILITIES].round(4)
-            for run in self.networks
-        }
-        given = {
-            run: dict(zip(rows.index, rows.to_numpy().tolist(), strict=True))
-            for run, rows in by_run.items()
-        }
-        doubt = (
-            {}
-            if self.doubt is None
-            else self.doubt.dropna(subset="doubt").set_index("patch")["doubt"].round(4).to_dict()
-        )
-        raters = [column for column in self.table if column.startswith("rater_")]
-        return [
-            {
-                "name": row["name"],
-                "set": row["set"],
-                "truth": int(row["score"]),
-                "mpp": row["mpp"] if row["mpp"] > 0 else None,
-                "he": bool(row["he"]),
-                "raters": {rater[6:]: int(row[rater]) for rater in raters if row[rater] >= 0},
-                "doubt": doubt.get(row["name"]),
-                "p": {run: rows[row["name"]] for run, rows in given.items() if row["name"] in rows},
-            }
-            for row in self.table.to_dict("records")
-        ]
-
-    def _file(self, patch, which="ihc"):
-        if patch >= len(self.table):
-            return io.BytesIO(self.extra[patch - len(self.table)])
-        return self.table.at[patch, "he" if which == "he" else "path"]
-
     def _image(self, patch, side_px):
-        """(3,side_px,side_px) uint8 as a network saw it in training: from the store where that has this side."""
+        """(3,side_px,side_px) uint8 as a network saw it in training, from the store if it can."""
         if patch < len(self.table) and self.images.shape[-1] == side_px:
             return self.images[patch]
-        if (key := (patch, side_px)) not in self.seen:
-            self.seen[key] = torch.from_numpy(store.decode_patch(self._file(patch), side_px)[0])
-            while (
-                len(self.seen) > 8
-            ):  # one patch at the sides of all networks; more would grow with every patch looked at
-                self.seen.popitem(last=False)
-        return self.seen[key]
+        key = (patch, side_px)
+        if key not in self.decoded:
+            image = store.decode_patch(self._file(patch), side_px)[0]
+            self.decoded[key] = torch.from_numpy(image)
+            # More would grow with every patch that is looked at.
+            while len(self.decoded) > DECODED:
+                self.decoded.popitem(last=False)
+        return self.decoded[key]
+
+    # --- pictures --------------------------------------------------------------------------------
+
+    def _recorded_pictures(self, patch):
+        """dict key -> (header, JPEG): thumbnail, the patch, and its HE partner where it has one."""
+        packet = {
+            f"thumb/{patch}": self._picture(patch, "thumb"),
+            f"picture/{patch}/ihc": self._picture(patch, "picture"),
+        }
+        if self.table.at[patch, "he"]:
+            packet[f"picture/{patch}/he"] = self._picture(patch, "picture", "he")
+        return packet
 
     def _picture(self, patch, kind, which="ihc"):
-        """JPEG of the middle square, not larger than the view; a thumbnail comes from the store, which decodes nothing."""
+        """(header, JPEG) of the patch's middle square, at most view_px across."""
         if kind == "thumb" and patch < len(self.table):
-            image = ImageOps.fit(
-                Image.fromarray(np.asarray(self.images[patch]).transpose(1, 2, 0)),
-                (THUMB_PX, THUMB_PX),
-            )
-            return {}, _jpeg(image, quality=80)
+            # From the store, which decodes nothing.
+            pixels = np.asarray(self.images[patch]).transpose(1, 2, 0)
+            image = ImageOps.fit(Image.fromarray(pixels), (THUMB_PX, THUMB_PX))
+            return {}, _jpeg_bytes(image, quality=80)
         image = read_pixels(self._file(patch, which))
         side_px = min(image.size)
         shown_px = THUMB_PX if kind == "thumb" else min(side_px, self.view_px)
-        return {"side_px": side_px}, _jpeg(ImageOps.fit(image, (shown_px, shown_px)), quality=92)
-
-    def _map(self, net, x, method, score):
-        """(B,1,h,w) one map a patch, at most map_px across."""
-        maps = (
-            METHODS[method]
-            .function(net, x, int(score) if score.isdigit() else None if score == "-" else score)[
-                :, None
-            ]
-            .float()
-        )
-        return F.adaptive_avg_pool2d(maps, self.map_px) if maps.shape[-1] > self.map_px else maps
-
-    def _attention(self, net, x, layer="", head="mean"):
-        """(B,layers*heads,h,w) from the token the logits read, or (B,h*w,h,w) from every patch token of one layer."""
-        layers, p, found = [int(layer)] if layer else range(net.layers), net.prefix_tokens, []
-        for part in input_pieces(net, x):
-            with looking(net, gradients=False):
-                seen = net.tap(x[part], attention=layers).attention
-            for one in torch.stack([seen[k] for k in layers], 1):  # (L,heads,T,T) of one patch
-                if layer:
-                    rows = (one[0].mean(0) if head == "mean" else one[0, int(head)])[p:, p:]
-                else:
-                    rows = one[:, :, 0, p:] if p else one.mean(2)
-                found.append(rows.reshape(-1, *net.grid))
-        return torch.stack(found)
-
-
-class Tangent(torch.nn.Module):
-    """A network at one batch: its insides and the slopes of its logits there, so that maps of all scores cost one pass, not one each."""
-
-    def __init__(self, net, x):
-        super().__init__()
-        for name in ("network", "layers", "heads", "grid", "prefix_tokens", "mean", "std"):
-            setattr(self, name, getattr(net, name))
-        with looking(net, gradients=True):
-            tap = net.tap(x.detach().clone().requires_grad_(), attention=range(net.layers))
-            inside = {"features": tap.features, **tap.attention} | (
-                {"stem": tap.stem} if tap.stem is not None else {}
-            )
-            slopes = [
-                torch.autograd.grad(logit.sum(), list(inside.values()), retain_graph=True)
-                for logit in tap.logits.T
-            ]
-        self.logits, self.inside = (
-            tap.logits.detach(),
-            {key: value.detach() for key, value in inside.items()},
-        )
-        self.slopes = {
-            key: torch.stack(parts)
-            for key, parts in zip(inside, zip(*slopes, strict=True), strict=True)
-        }  # (4,B,...)
-
-    def tap(self, x, attention=()):
-        """Tap with the network's own insides; whatever hangs on its logits has there exactly the network's gradients."""
-        keys, grad = (
-            [key for key in ("features", "stem", *attention) if key in self.inside],
-            torch.is_grad_enabled(),
-        )
-        leaves = {key: self.inside[key].clone().requires_grad_(grad) for key in keys}
-        return Tap(
-            self._at(leaves),
-            None,
-            leaves["features"],
-            leaves.get("stem"),
-            {layer: leaves[layer] for layer in attention},
+        return {"side_px": side_px}, _jpeg_bytes(
+            ImageOps.fit(image, (shown_px, shown_px)), quality=92
         )
 
-    def after(self, features):
-        """(B,4) logits of a CNN's features, as Net.after."""
-        return self._at({"features": features})
-
-    def _at(self, leaves):
-        """(B,4) logits, straight lines through the network's own."""
-        return self.logits + sum(
-            torch.einsum(
-                "kbn,bn->bk", self.slopes[key].flatten(2), (leaf - self.inside[key]).flatten(1)
-            )
-            for key, leaf in leaves.items()
-        )
+    def _file(self, patch, which="ihc"):
+        """Path | str | BytesIO of a patch or of its HE partner."""
+        if patch >= len(self.table):
+            return io.BytesIO(self.added_files[patch - len(self.table)])
+        column = "he" if which == "he" else "path"
+        return self.table.at[patch, column]
 
 
-def asks(net):
-    """list of (kind, words …) of the maps that a page holds of one network."""
-    methods = [name for name in methods_for(net) if name not in KERNEL_ONLY | {"attention"}]
-    maps = [("map", name, score) for name in methods for score in explains(name)]
-    return maps + (
-        [("attention",), *(("tokens", str(layer), "mean") for layer in range(net.layers))]
-        if net.layers
-        else []
-    )
+# --- helpers -------------------------------------------------------------------------------------
 
 
-def explains(name):
-    """tuple of the words for what a map may explain; one dash for a method that knows no score."""
-    unknown = inspect.signature(METHODS[name].function).parameters["score"].default is None
-    return ("-",) if unknown else (*map(str, range(len(SCORES))), "expected", *CUTS)
+def _load_networks(study):
+    """dict run -> LoadedNetwork of the runs that are shown; the last of the study comes first."""
+    networks = {}
+    for name, run in reversed(shown_runs(study).items()):
+        net, record = checkpoint.load_run(study.folder_of(run))
+        if record["verdict"]:
+            name = f"{name} (COLLAPSED)"
+        networks[run] = LoadedNetwork(name, net.to(recipes.choose_device()), record)
+    return networks
 
 
-def label(name):
-    """str, what a menu says for a method."""
-    method = METHODS[name]
-    if method.null:
-        return f"{name.replace('_', ' ')} (null)"
-    return (
-        method.caption.split(":")[0]
-        if ":" in method.caption
-        else name.replace("_", " ").capitalize()
-    )
+def _stain_rows():
+    """dict stain -> its optical density vector, and the column of the inverse that separates it."""
+    inverse = torch.linalg.inv(stain.HDAB)
+    rows = {}
+    for k, name in enumerate(stain.STAINS[:2]):
+        rows[name] = {"vector": stain.HDAB[k].tolist(), "inverse": inverse[:, k].tolist()}
+    return rows
 
 
-def stack(maps):
-    """(header, bytes) of (n,h,w) maps as uint8 between each map's own lowest and highest value, which stand in the header."""
-    maps = np.asarray(maps.cpu(), np.float32)
-    low, high = maps.min((1, 2)), maps.max((1, 2))
-    span = np.where(high > low, high - low, 1)[:, None, None]
-    quantised = np.rint((maps - low[:, None, None]) / span * 255).astype(np.uint8)
-    written = {
-        name: [float(f"{value:.5g}") for value in ends]
-        for name, ends in (("low", low), ("high", high))
+def _method_row(method):
+    """dict, what the drawing must know of a map method."""
+    return {
+        "label": method_label(method),
+        "caption": METHODS[method].caption,
+        "null": METHODS[method].null,
+        "signed": method not in UNSIGNED,
+        "scored": len(targets_of(method)) > 1,
     }
-    return {"shape": list(maps.shape), **written}, quantised.tobytes()
 
 
-def _jpeg(image, *, quality):
-    """bytes; colours at full resolution (4:4:4), because the stains are separated from them in the browser."""
-    image.save(buffer := io.BytesIO(), "JPEG", quality=quality, subsampling=0)
+def _network_row(run, network, *, page):
+    """dict, what the drawing must know of a network; a page leaves out the slow methods."""
+    net = network.net
+    methods = methods_for(net)
+    if page:
+        methods = [method for method in methods if method not in KERNEL_ONLY]
+    parameters = network.record["parameters"]
+    return {
+        "run": run,
+        "name": network.name,
+        "recipe": parameters.get("recipe"),
+        "seed": parameters.get("seed"),
+        "weights": parameters.get("weights"),
+        "verdict": network.record["verdict"],
+        "side_px": net.side_px,
+        "layers": net.layers,
+        "heads": net.heads,
+        "grid": net.grid,
+        "methods": list(methods),
+    }
+
+
+def _jpeg_bytes(image, *, quality):
+    """bytes; colours at full resolution (4:4:4): the browser separates the stains from them."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Has a run learnt anything: COLLAPSED and why, agreement of its answers, how far its validation curve swings."""
+"""Has a run learnt anything: COLLAPSED and why, agreement, how far its validation curve swings."""
 
 import math
 
@@ -8,65 +8,86 @@ from sklearn.metrics import cohen_kappa_score
 
 from her2lib.scores import SCORES
 
+# The verdict of an epoch whose loss, logits or weights were not finite numbers.
+LOSS_NOT_FINITE = "loss not finite"
 
-def collapse_reason(probabilities, truth):
-    """str, why a network has learnt nothing (one answer, majority rate, no numbers), else "", also if truth is one score."""
+
+def collapse_reason(probabilities, truth) -> str:
+    """str, why a network has learnt nothing: one answer, majority rate, no numbers; else "".
+
+    Patches of unknown score (-1) are left out, and a truth of one score alone cannot judge.
+    """
     if not np.isfinite(probabilities).all():
         return "probabilities not finite"
+    # A patch that nobody scored judges nobody.
     known = np.asarray(truth) >= 0
-    truth, answer = np.asarray(truth)[known], np.asarray(probabilities)[known].argmax(1)
+    truth = np.asarray(truth)[known]
+    predicted = np.asarray(probabilities)[known].argmax(1)
     if len(set(truth)) < 2:
         return ""
-    if len(set(answer)) == 1:
-        return f"answers {SCORES[answer[0]]} only"
+    if len(set(predicted)) == 1:
+        return f"answers {SCORES[predicted[0]]} only"
+    # What always answering the commonest score would get right.
     majority = np.bincount(truth).max() / len(truth)
-    return (
-        f"at or below the majority rate {100 * majority:.1f} %"
-        if (answer == truth).mean() <= majority
-        else ""
-    )
+    if (predicted == truth).mean() <= majority:
+        return f"at or below the majority rate {100 * majority:.1f} %"
+    return ""
 
 
-def fluctuation(history):
-    """float, mean |change per epoch| / range of validation accuracy after epoch 0: 1/(n-1) if it only rises, 1 if it swings to and fro."""
-    curve = pd.DataFrame(history).query("epoch > 0")["val_accuracy"].dropna().to_numpy()
-    span = np.ptp(curve) if len(curve) > 1 else 0.0
-    return float(np.abs(np.diff(curve)).mean() / span) if span else 0.0
+def fluctuation(history) -> float:
+    """float, mean |change per epoch| / range of validation accuracy after epoch 0.
+
+    1/(n-1) for a curve of n epochs that only rises, 1 for one that swings to and fro.
+    """
+    trained = pd.DataFrame(history).query("epoch > 0")
+    curve = trained["val_accuracy"].dropna().to_numpy()
+    if len(curve) < 2 or not np.ptp(curve):
+        return 0.0
+    return float(np.abs(np.diff(curve)).mean() / np.ptp(curve))
 
 
-def accuracy_and_kappa(answer, truth):
-    """(accuracy, quadratic-weighted kappa), kappa nan where answers and truth are one and the same score."""
-    answer, truth = np.asarray(answer), np.asarray(truth)
-    right = float((answer == truth).mean())
-    if len({*answer, *truth}) < 2:
-        return right, math.nan
-    return right, float(
-        cohen_kappa_score(truth, answer, weights="quadratic", labels=range(len(SCORES)))
-    )
+def accuracy_and_kappa(predicted, truth) -> tuple[float, float]:
+    """(accuracy, quadratic-weighted kappa); kappa nan where all are one and the same score."""
+    predicted = np.asarray(predicted)
+    truth = np.asarray(truth)
+    accuracy = float((predicted == truth).mean())
+    if len({*predicted, *truth}) < 2:
+        return accuracy, math.nan
+    kappa = cohen_kappa_score(truth, predicted, weights="quadratic", labels=range(len(SCORES)))
+    return accuracy, float(kappa)
 
 
-def loss_problem(history):
+def loss_problem(history) -> str:
     """str, "loss not finite in epoch 3", or ""."""
-    wrong = [
-        f"loss not finite in epoch {row.epoch}"
-        for row in pd.DataFrame(history).itertuples()
-        if "finite" in row.verdict
-    ]
-    return wrong[0] if wrong else ""
+    history = pd.DataFrame(history)
+    broken = history.loc[~_loss_finite(history), "epoch"]
+    if broken.empty:
+        return ""
+    return f"{LOSS_NOT_FINITE} in epoch {broken.iloc[0]}"
 
 
-def evaluate_predictions(rows):
-    """dict n, accuracy, kappa, verdict of the predictions of one set; patches without a score count in n alone."""
-    known = rows[rows.truth >= 0]
+def evaluate_predictions(predictions: pd.DataFrame) -> dict:
+    """dict n, accuracy, kappa, verdict of the predictions of one set (truth, p0..p3).
+
+    Patches without a score count in n alone.
+    """
+    known = predictions[predictions.truth >= 0]
     probabilities = known.filter(regex=r"^p\d$").to_numpy()
-    accuracy, kappa = (
-        accuracy_and_kappa(probabilities.argmax(1), known.truth)
-        if len(known)
-        else (math.nan, math.nan)
-    )
-    return dict(
-        n=len(rows),
-        accuracy=accuracy,
-        kappa=kappa,
-        verdict=collapse_reason(probabilities, known.truth),
-    )
+    agreement = (math.nan, math.nan)
+    if len(known):
+        agreement = accuracy_and_kappa(probabilities.argmax(1), known.truth)
+    accuracy, kappa = agreement
+    return {
+        "n": len(predictions),
+        "accuracy": accuracy,
+        "kappa": kappa,
+        "verdict": collapse_reason(probabilities, known.truth),
+    }
+
+
+def _loss_finite(history):
+    """(epochs,) bool, the column of that name."""
+    if "loss_finite" in history:
+        return history["loss_finite"].astype(bool)
+    # A history.csv written before there was such a column: there the verdict is all that tells.
+    return history["verdict"] != LOSS_NOT_FINITE

@@ -1,396 +1,465 @@
-"""One short training loop: fit and predict; resumable, deterministic by seed, with a verdict on every run."""
+"""One short training loop: fit and predict; resumable, the same by seed, judged every epoch."""
 
 import hashlib
 import json
 import math
-import os
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import safe_open
-from timm.utils import ModelEmaV3
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from her2lib.files import (
-    source_fingerprint,
-    write_json,
-)
+from her2lib.files import source_fingerprint
 from her2lib.networks import augment, checkpoint, collapse, models, recipes
-from her2lib.networks.recipes import choose_device, choose_precision
+from her2lib.networks.learner import Learner, choose_arithmetic
 
-# what decides a training; the rest of the library does not
+# What decides a training; the rest of the library does not.
 CODE = (
     "networks.train",
+    "networks.learner",
     "networks.checkpoint",
     "networks.augment",
     "networks.models",
+    "networks.weights",
     "networks.recipes",
+    "networks.collapse",
     "stain",
 )
-EVERY_SECONDS = 30  # one of a tuned ViT-B/16 is 1.7 GB, so not after every short epoch
+# Row 0 of the history measures at most so many training patches.
+SAMPLE = 512
+# Batch of every measurement.
+BATCH = 64
+
+
+class ScoredPatches(models.HasImages, Protocol):
+    """Patches as training needs them: pixels, a score 0..3 each, and names."""
+
+    score: np.ndarray
+    name: np.ndarray
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained network and how it came about: history has one row per epoch, row 0 before training."""
+    """A trained network and how it came about."""
 
     net: models.Net
-    history: pd.DataFrame
-    recipe: dict
+    history: pd.DataFrame  # one row an epoch, row 0 before training
+    recipe: dict[str, Any]
     seed: int
     kept_epoch: int
     device: str
     precision: str
-    notes: tuple
-    seconds: float
+    notes: tuple[str, ...]
+    seconds: float  # over all calls, when it was interrupted
     peak_bytes: int  # of the GPU; 0 on a CPU
-    stamp: str  # what was trained, on what, from where: the same stamp is not trained again
+    # What was trained, on what, from where: the same stamp is not trained again.
+    stamp: str
+
+
+# --- the doors ---------------------------------------------------------------------------------
 
 
 def fit(
-    net,
-    train_patches,
-    val_patches=None,
+    net: models.Net,
+    train_patches: ScoredPatches,
+    val_patches: ScoredPatches | None = None,
     *,
-    seed,
-    folder=None,
-    progress=True,
-    device=None,
-    tensorboard=None,
-    **recipe,
-):
-    """Fit of a copy of net; with a folder, the same call goes on from the last finished epoch after any interruption."""
-    settings, device = recipes.complete_recipe(recipe), device or choose_device()
-    _refuse_unknown(train_patches, val_patches)
-    loop = _Loop(net, train_patches, val_patches, settings, seed, device, folder)
-    loop.restore()
-    with loop.bar(progress) as bar, _writer(tensorboard) as writer, augment.preserve_rng_state():
-        while not loop.finished():
-            loop.epoch(bar)
-            _log(writer, loop.rows[-1])
-    net, history = loop.result(), pd.DataFrame(loop.rows)
-    peak = torch.cuda.max_memory_allocated(device) if torch.device(device).type == "cuda" else 0
-    seconds = float(history.seconds.sum())  # over all calls, when it was interrupted
-    ran = (str(device), str(loop.dtype)[6:], tuple(loop.notes), seconds, peak)
-    return Fit(net, history, settings, seed, loop.kept_epoch, *ran, loop.stamp)
+    seed: int = 0,
+    folder: str | Path | None = None,
+    progress: bool = True,
+    device: str | torch.device | None = None,
+    tensorboard: str | Path | None = None,
+    recipe: str | None = None,
+    **changes: Any,
+) -> Fit:
+    """Fit of a copy of net; the net that was given is left alone.
+
+    recipe: a name such as "tuned" (recipes.recipe); changes: keys of a recipe, which differ from it
+    or, without a name, from recipes.DEFAULTS. folder: the same call goes on there from the last
+    checkpoint after any interruption. ValueError for an unknown recipe or key, patches without
+    a score or of another side than the network, and a folder of another training.
+    Example: fit(net, train, val, recipe="tuned", epochs=5).
+    """
+    settings = _complete_settings(net, recipe, changes)
+    device = torch.device(device or recipes.choose_device())
+    _refuse_unfit(net, train_patches, val_patches)
+    training = _Training(net, train_patches, val_patches, settings, seed, device)
+    stamp = _training_stamp(net, train_patches, val_patches, settings, seed)
+    keeper = checkpoint.Keeper(folder, stamp)
+    training.restore(keeper)
+    with (
+        _progress_bar(training, progress) as bar,
+        _summary_writer(tensorboard) as writer,
+        augment.preserve_rng_state(),
+    ):
+        while not training.finished():
+            training.run_epoch(bar)
+            training.save(keeper)
+            _show_epoch(bar, training)
+            _log_epoch(writer, training.state.rows[-1])
+    return training.result(stamp)
 
 
-def predict(net, images, *, batch=64):
-    """(N,scores) float32 probabilities of (N,3,H,W) uint8 images, in float32 arithmetic on every device."""
-    return _logits(net, images, batch, next(net.parameters()).device).softmax(1).numpy()
+# her2.train: the door of the house names the deed, this module the result.
+train = fit
 
 
-def prediction_table(probabilities, patches, *, run, subset):
-    """DataFrame of predictions: run, set, patch, slide, patient, truth (-1 unknown), p0..p3; one row per patch."""
-    words = dict(
-        patch=list(patches.name),
-        slide=list(patches.slide),
-        patient=list(patches.patient),
-        truth=list(patches.score),
-    )
-    shares = {f"p{k}": column for k, column in enumerate(probabilities.T)}
-    return pd.DataFrame({"run": run, "set": subset, **words, **shares})
+def predict(
+    net: models.Net,
+    images: torch.Tensor | np.ndarray | models.HasImages,
+    *,
+    batch: int = BATCH,
+) -> np.ndarray:
+    """(N,scores) float32 probabilities, in float32 arithmetic, on the device where net lies.
+
+    images: (N,3,H,W) uint8 tensor or array, or patches. ValueError for normalised or float images,
+    and for another side than net was created for. Example: predict(fit.net, test).argmax(1).
+    """
+    pixels = models.uint8_images(images)
+    models.refuse_other_side(net, pixels)
+    device = next(net.parameters()).device
+    return _logits(net, pixels, batch, device).softmax(1).numpy()
 
 
-def shuffle_labels(patches, *, seed):
-    """Patches, the twin that can teach nothing: the same images with their scores permuted."""
-    turn = np.random.default_rng(seed).permutation(len(patches.score))
-    return replace(patches, score=patches.score[turn])
+def prediction_table(
+    probabilities: np.ndarray, patches: Any, *, run: str, subset: str
+) -> pd.DataFrame:
+    """DataFrame, a row a patch: run, set, patch, slide, patient, truth (-1 unknown), p0..p3."""
+    columns = {
+        "run": run,
+        "set": subset,
+        "patch": list(patches.name),
+        "slide": list(patches.slide),
+        "patient": list(patches.patient),
+        "truth": list(patches.score),
+    }
+    for score, column in enumerate(probabilities.T):
+        columns[f"p{score}"] = column
+    return pd.DataFrame(columns)
 
 
-class _Loop:
-    """One training under way; everything a resumed run needs is in rows, weights, optimizer, EMA and the kept weights."""
+def shuffle_labels(patches, *, seed: int):
+    """Patches that can teach nothing: the same images with their scores permuted."""
+    order = np.random.default_rng(seed).permutation(len(patches.score))
+    return replace(patches, score=patches.score[order])
 
-    def __init__(self, net, train, val, settings, seed, device, folder):
-        self.settings, self.seed, self.device, self.train, self.val = (
-            settings,
-            seed,
-            torch.device(device),
-            train,
-            val,
-        )
-        self.path = Path(folder) / checkpoint.CHECKPOINT if folder else None
-        self.stamp = _stamp(net, train, val, settings, seed)
-        self.dtype, reason = choose_precision(device, settings["precision"])
-        fast = (
-            self.dtype == torch.bfloat16 or self.device.type == "cuda"
-        )  # on a CPU 37 against 27 patches/s; in float32 16 to 17
-        self.layout = torch.channels_last if fast else torch.contiguous_format
-        self.net = recipes.regularised(net, settings).to(self.device, memory_format=self.layout)
+
+# --- one training ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What one pass over patches says; without patches nothing."""
+
+    loss: float = math.nan
+    accuracy: float = math.nan
+    kappa: float = math.nan
+    verdict: str = ""
+    finite: bool = True  # whether all logits were finite numbers
+
+    def columns(self, subset):
+        """dict of the columns of history."""
+        return {
+            f"{subset}_loss": self.loss,
+            f"{subset}_accuracy": self.accuracy,
+            f"{subset}_kappa": self.kappa,
+        }
+
+
+class _Training:
+    """One training under way: patches, the learner, and the state that a resumed run takes up."""
+
+    def __init__(self, net, train, val, settings, seed, device):
+        self.train = train
+        self.val = val
+        self.settings = settings
+        self.seed = seed
+        self.device = device
+        self.arithmetic = choose_arithmetic(device, settings["precision"])
+        copy = recipes.regularised(net, settings)
+        copy = copy.to(device, memory_format=self.arithmetic.layout)
         self.images, where = augment.to_device(train.images, device)
-        self.notes = [f"precision {reason}", where] + (
-            [] if _count(val) else ["no validation patches: those columns are empty"]
-        )
-        self.forward = torch.compile(self.net) if settings["compile"] else self.net
-        self.ema = (
-            ModelEmaV3(self.net, decay=settings["ema"], use_warmup=True)
-            if settings["ema"]
-            else None
-        )
-        self.score = torch.tensor(np.array(train.score), dtype=torch.int64)
-        self.steps = len(self.parts(1))
-        self.optimizer, self.schedule = recipes.optimizer(self.net, settings, self.steps)
-        self.criterion = recipes.criterion(settings, self.score, net.config["scores"], self.device)
-        self.mix = augment.mixer(settings["mixup"], net.config["scores"])
-        self.rows, self.kept, self.kept_epoch, self.saved = [], None, 0, time.perf_counter()
-
-    def parts(self, epoch):
-        rows = augment.epoch_order(
-            self.score, seed=self.seed, epoch=epoch, balanced=self.settings["balanced"]
-        )
-        return augment.cut_batches(rows, self.settings["batch"], even=self.settings["mixup"] > 0)
-
-    def bar(self, progress):
-        """tqdm over every update of the run, with what was chosen and why written above it."""
-        for note in self.notes if progress else ():
-            tqdm.write(note)
-        total, done = self.settings["epochs"] * self.steps, max(len(self.rows) - 1, 0) * self.steps
-        return tqdm(
-            total=total, initial=done, desc=self.net.network, unit="step", disable=not progress
-        )
+        self.score = _score_tensor(train)
+        self.steps = len(self._epoch_batches(1))
+        self.learner = Learner(copy, settings, self.score, self.steps, self.arithmetic)
+        self.state = checkpoint.TrainingState()
+        self.notes = [f"precision {self.arithmetic.reason}", where]
+        if not _has_patches(val):
+            self.notes.append("no validation patches: those columns are empty")
 
     def finished(self):
-        """bool: every epoch done, the loss broken, or no better validation kappa for `patience` epochs."""
-        done, patience = len(self.rows) - 1, self.settings["patience"]
-        broken = bool(self.rows) and "finite" in self.rows[-1]["verdict"]
-        return (
-            broken
-            or done >= self.settings["epochs"]
-            or bool(patience and done > 0 and done - _best(self.rows) >= patience)
-        )
+        """bool: all epochs done, the loss broken, or no better validation kappa for `patience`."""
+        rows = self.state.rows
+        if not rows:
+            return False
+        done = len(rows) - 1
+        if done >= self.settings["epochs"] or not rows[-1]["loss_finite"]:
+            return True
+        patience = self.settings["patience"]
+        if not patience or not done:
+            return False
+        return done - _best_epoch(rows) >= patience
 
-    def epoch(self, bar):
-        """One row more; row 0 is the network as it came, measured on at most 512 training patches."""
-        began, epoch = time.perf_counter(), len(self.rows)
+    def run_epoch(self, bar):
+        """None; one row more of history, and the weights if these are to be kept."""
+        started = time.perf_counter()
+        epoch = len(self.state.rows)
         augment.seed_global_rngs(self.seed, epoch)
-        few = torch.arange(len(self.score))[:: math.ceil(len(self.score) / 512)]
-        train = self.pass_over(epoch, bar) if epoch else self.measure(self.train, few)
-        spent = time.perf_counter() - began
-        val = self.measure(self.val) if _count(self.val) else (math.nan, math.nan, math.nan, "")
-        sound = math.isfinite(train[0]) and all(
-            weights.isfinite().all() for weights in self.net.parameters()
-        )
-        verdict = val[3] * (epoch > 0) if sound else "loss not finite"
-        lr = max(group["lr"] for group in self.optimizer.param_groups) * (epoch > 0)
-        row = dict(
-            epoch=epoch, lr=lr, **_named("train", train), **_named("val", val), train_seconds=spent
-        )
-        self.rows.append(row | dict(seconds=time.perf_counter() - began, verdict=verdict))
-        self.keep()
-        self.tell()
-        mark = f", COLLAPSED: {verdict}" if verdict else ""
-        bar.set_postfix_str(
-            f"epoch {epoch}/{self.settings['epochs']}, validation kappa {val[2]:.3f}{mark}"
+        if epoch:
+            train = self._train_epoch(epoch, bar)
+        else:
+            train = self._measure_sample()
+        train_seconds = time.perf_counter() - started
+        val = self._measure_validation()
+        finite = self._loss_finite(epoch, train, val)
+        row = {"epoch": epoch, "lr": 0.0, **train.columns("train"), **val.columns("val")}
+        if epoch:
+            row["lr"] = self.learner.rate()
+        row["train_seconds"] = train_seconds
+        row["seconds"] = time.perf_counter() - started
+        row["loss_finite"] = finite
+        row["verdict"] = _verdict(epoch, finite, val)
+        self.state.rows.append(row)
+        self._keep_weights()
+
+    def restore(self, keeper):
+        """None; what an interrupted or finished training left behind is taken up again."""
+        note = keeper.restore(self.state, self.learner.parts(), self.device)
+        if note:
+            self.notes.append(note)
+
+    def save(self, keeper):
+        """None; a checkpoint when it is due, and how far the training is."""
+        keeper.save(self.state, self.learner.parts(), finished=self.finished())
+        keeper.write_progress(self.state.rows, self.settings["epochs"])
+
+    def result(self, stamp):
+        """Fit with the kept weights, its network back on the CPU, ready to predict."""
+        net = self.learner.net
+        net.load_state_dict(self.state.weights)
+        net = net.to("cpu", memory_format=torch.contiguous_format).eval()
+        history = pd.DataFrame(self.state.rows)
+        peak_bytes = 0
+        if self.device.type == "cuda":
+            peak_bytes = torch.cuda.max_memory_allocated(self.device)
+        return Fit(
+            net=net,
+            history=history,
+            recipe=self.settings,
+            seed=self.seed,
+            kept_epoch=self.state.kept_epoch,
+            device=str(self.device),
+            precision=str(self.arithmetic.dtype).removeprefix("torch."),
+            notes=tuple(self.notes),
+            seconds=float(history.seconds.sum()),
+            peak_bytes=peak_bytes,
+            stamp=stamp,
         )
 
-    def pass_over(self, epoch, bar):
-        """(loss, accuracy, kappa, "") of the batches as they were trained on: augmented, and while the weights moved."""
-        self.net.train()
-        losses, answers, parts = [], [], self.parts(epoch)
+    # --- the steps of an epoch ---
+
+    def _epoch_batches(self, epoch):
+        """list of index tensors, the batches of one epoch; even ones for mixup."""
+        balanced = self.settings["balanced"]
+        rows = augment.epoch_order(self.score, seed=self.seed, epoch=epoch, balanced=balanced)
+        return augment.cut_batches(rows, self.settings["batch"], even=self.settings["mixup"] > 0)
+
+    def _train_epoch(self, epoch, bar):
+        """_Measured of the batches as trained on: augmented, and while the weights moved."""
+        self.learner.net.train()
+        losses = []
+        predicted = []
+        parts = self._epoch_batches(epoch)
         for step, images in enumerate(augment.batches(self.images, parts, self.device)):
-            loss, logits = self.step(images, self.score[parts[step]].to(self.device), epoch, step)
+            images = augment.augment(
+                images,
+                seed=self.seed,
+                epoch=epoch,
+                step=step,
+                flips=self.settings["flips"],
+                stain=self.settings["stain"],
+            )
+            score = self.score[parts[step]].to(self.device)
+            n_updates = (epoch - 1) * self.steps + step + 1
+            loss, logits = self.learner.update(images, score, n_updates)
             losses.append(loss * len(images))
-            answers.append(logits.argmax(1))
+            predicted.append(logits.argmax(1))
             bar.update()
         rows = torch.cat(parts)
-        return (
-            float(torch.stack(losses).sum()) / len(rows),
-            *collapse.accuracy_and_kappa(torch.cat(answers).cpu(), self.score[rows]),
-            "",
-        )
+        loss = float(torch.stack(losses).sum()) / len(rows)
+        agreement = collapse.accuracy_and_kappa(torch.cat(predicted).cpu(), self.score[rows])
+        return _Measured(loss, *agreement)
 
-    def step(self, images, score, epoch, step):
-        """(loss, logits) of one update."""
-        settings = self.settings
-        images = augment.augment(
-            images,
-            seed=self.seed,
-            epoch=epoch,
-            step=step,
-            flips=settings["flips"],
-            stain=settings["stain"],
-        )
-        x, shares = self.mix(
-            models.normalise(images, self.net).contiguous(memory_format=self.layout), score
-        )
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype == torch.bfloat16):
-            logits = self.forward(x).float()
-        loss = self.criterion(logits, shares)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if settings["clip"]:
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), settings["clip"])
-        done = (epoch - 1) * self.steps + step + 1
-        self.schedule.step_update(done)
-        self.optimizer.step()
-        if self.ema:
-            self.ema.update(self.net, step=done)
-        return loss.detach(), logits.detach()
+    def _measure_sample(self):
+        """_Measured of every so many-th training patch, as validation measures."""
+        every = math.ceil(len(self.score) / SAMPLE)
+        rows = torch.arange(len(self.score))[::every]
+        return _measure(self.learner.averaged(), self.train.images[rows], self.score[rows])
 
-    def measure(self, patches, rows=slice(None)):
-        """(cross entropy, accuracy, kappa, verdict) of the network that would be kept, in float32 as predict does it."""
-        score = torch.tensor(np.array(patches.score), dtype=torch.int64)[rows]
-        logits = _logits(
-            self.ema.module if self.ema else self.net, patches.images[rows], 64, self.device
-        )
-        if not logits.isfinite().all():
-            return math.nan, math.nan, math.nan, "loss not finite"
-        verdict = collapse.collapse_reason(logits.softmax(1).numpy(), score)
-        return (
-            float(F.cross_entropy(logits, score)),
-            *collapse.accuracy_and_kappa(logits.argmax(1), score),
-            verdict,
-        )
+    def _measure_validation(self):
+        if not _has_patches(self.val):
+            return _Measured()
+        return _measure(self.learner.averaged(), self.val.images, _score_tensor(self.val))
 
-    def keep(self):
-        """The weights to hand back, if these are the ones, and now and then a checkpoint: a kill costs what came after it."""
-        finite = "finite" not in self.rows[-1]["verdict"]
-        if finite and (self.settings["keep"] == "last" or _best(self.rows) == len(self.rows) - 1):
-            source = self.ema.module if self.ema else self.net
-            self.kept, self.kept_epoch = (
-                {k: v.detach().clone() for k, v in source.state_dict().items()},
-                len(self.rows) - 1,
-            )
-        if self.path and (self.finished() or time.perf_counter() - self.saved > EVERY_SECONDS):
-            self.saved = time.perf_counter()
-            parts = dict(
-                net=self.net,
-                optimizer=self.optimizer,
-                **({"ema": self.ema.module} if self.ema else {}),
-            )
-            state = dict(
-                stamp=self.stamp, rows=self.rows, kept=self.kept, kept_epoch=self.kept_epoch
-            )
-            state |= {name: part.state_dict() for name, part in parts.items()}
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(
-                state, partial := self.path.with_name(checkpoint.CHECKPOINT + ".part")
-            )  # one name, so kills leave no heap
-            os.replace(partial, self.path)
+    def _loss_finite(self, epoch, train, val):
+        """bool: loss, weights and, once trained, the logits of validation are finite numbers."""
+        if not math.isfinite(train.loss) or not self.learner.finite():
+            return False
+        return epoch == 0 or val.finite
 
-    def tell(self):
-        """None; progress.json for whoever watches from outside: epoch, validation kappa, seconds left."""
-        if self.path:
-            done, left = len(self.rows) - 1, self.settings["epochs"] - len(self.rows) + 1
-            pace = sum(row["seconds"] for row in self.rows[1:]) / max(done, 1)
-            kappa = self.rows[-1]["val_kappa"]
-            told = dict(
-                kappa=None if math.isnan(kappa) else round(kappa, 4),
-                seconds_left=round(left * pace, 1) if done else None,
-            )
-            write_json(
-                self.path.with_name(checkpoint.PROGRESS),
-                dict(epoch=done, epochs=self.settings["epochs"], **told),
-            )
-
-    def restore(self):
-        if self.path and not self.path.exists():
-            return self.take_finished()
-        if not self.path:
+    def _keep_weights(self):
+        """None; the weights of this epoch become those to hand back, if these are the ones."""
+        rows = self.state.rows
+        epoch = len(rows) - 1
+        if not rows[-1]["loss_finite"]:
             return
-        state = torch.load(self.path, map_location=self.device, weights_only=True)
-        if state["stamp"] != self.stamp:
-            raise ValueError(
-                f"{self.path} belongs to another training (other patches, recipe, seed, code or starting weights): "
-                "delete it (her2 run --force does) or give another folder."
-            )
-        self.rows, self.kept, self.kept_epoch = state["rows"], state["kept"], state["kept_epoch"]
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema:
-            self.ema.module.load_state_dict(state["ema"])
-        self.notes.append(f"taken up again after epoch {len(self.rows) - 1}")
-
-    def take_finished(self):
-        """None; a notebook that runs again after its training was finished takes the weights that were kept then."""
-        file = self.path.with_name(checkpoint.MODEL)
-        if not file.is_file():
+        if self.settings["keep"] == "best" and _best_epoch(rows) != epoch:
             return
-        with safe_open(file, "pt") as held:
-            said = held.metadata() or {}
-            if (
-                said.get("stamp") == self.stamp
-            ):  # else the study asks for another training: this one is overwritten
-                self.rows, self.kept_epoch = json.loads(said["rows"]), int(said["kept_epoch"])
-                self.kept = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118, safe_open is no dictionary
-                self.notes.append("not trained again: this very training was finished before")
-
-    def result(self):
-        """Net with the kept weights, back on the CPU, ready to predict."""
-        self.net.load_state_dict(self.kept)
-        return self.net.to("cpu", memory_format=torch.contiguous_format).eval()
+        weights = self.learner.averaged().state_dict()
+        self.state.weights = {name: value.detach().clone() for name, value in weights.items()}
+        self.state.kept_epoch = epoch
 
 
-def _refuse_unknown(*cohorts):
-    for patches in filter(_count, cohorts):
-        if missing := int((np.asarray(patches.score) < 0).sum()):
-            raise ValueError(
-                f"{missing} of {_count(patches)} patches have no score: leave them out of training and validation."
-            )
+# --- measuring ---------------------------------------------------------------------------------
 
 
-def _count(patches):
-    return 0 if patches is None else len(patches.score)
+def _measure(net, images, score):
+    """_Measured (cross entropy, accuracy, kappa, verdict) in float32, as predict does it."""
+    logits = _logits(net, images, BATCH, next(net.parameters()).device)
+    if not logits.isfinite().all():
+        return _Measured(verdict=collapse.LOSS_NOT_FINITE, finite=False)
+    verdict = collapse.collapse_reason(logits.softmax(1).numpy(), score)
+    agreement = collapse.accuracy_and_kappa(logits.argmax(1), score)
+    return _Measured(float(F.cross_entropy(logits, score)), *agreement, verdict)
 
 
 @torch.inference_mode()
 def _logits(net, images, batch, device):
-    training, parts = net.training, torch.arange(len(images)).split(batch)
+    """(N,scores) float32 logits on the CPU; a network in training goes back to it."""
+    training = net.training
+    parts = torch.arange(len(images)).split(batch)
     net = net.to(device).eval()
     try:
-        return torch.cat(
-            [net(models.normalise(x, net)).cpu() for x in augment.batches(images, parts, device)]
-        )
+        logits = [
+            net(models.normalise(x, net)).cpu() for x in augment.batches(images, parts, device)
+        ]
+        return torch.cat(logits)
     finally:
         net.train(training)
 
 
-def _named(name, numbers):
-    return {f"{name}_loss": numbers[0], f"{name}_accuracy": numbers[1], f"{name}_kappa": numbers[2]}
-
-
-def _best(rows):
-    """int, the epoch after the start with the highest validation kappa; the last one when there is no kappa."""
+def _best_epoch(rows):
+    """int, the epoch with the highest validation kappa after the start; the last without kappas."""
     kappas = [row["val_kappa"] for row in rows[1:]]
-    return (
-        len(rows) - 1
-        if not kappas or all(map(math.isnan, kappas))
-        else 1 + int(np.nanargmax(kappas))
-    )
+    if all(math.isnan(kappa) for kappa in kappas):
+        return len(rows) - 1
+    return 1 + int(np.nanargmax(kappas))
 
 
-def _stamp(net, train, val, settings, seed):
-    """str, what a training is: recipe, seed, code, patches (every 64th image), starting weights."""
-    digest = hashlib.sha256(
-        json.dumps(
-            [settings, seed, net.config, source_fingerprint(*CODE)], sort_keys=True, default=str
-        ).encode()
-    )
-    for patches in filter(_count, (train, val)):
-        digest.update(
-            json.dumps([list(map(str, patches.name)), np.asarray(patches.score).tolist()]).encode()
+def _verdict(epoch, finite, val):
+    """str of the column verdict; a network before its training is not judged."""
+    if not finite:
+        return collapse.LOSS_NOT_FINITE
+    if epoch == 0:
+        return ""
+    return val.verdict
+
+
+# --- before and around the loop ----------------------------------------------------------------
+
+
+def _complete_settings(net, recipe, changes):
+    """dict of every key of a recipe, from a name and changes, or from changes alone."""
+    if recipe is None:
+        return recipes.complete_recipe(changes)
+    if not isinstance(recipe, str):
+        raise ValueError(
+            'recipe= takes a name, such as "tuned"; '
+            "a dictionary of settings is given as **settings."
         )
+    return recipes.recipe(recipe, network=net.network, **changes)
+
+
+def _has_patches(patches):
+    return patches is not None and len(patches.score) > 0
+
+
+def _score_tensor(patches):
+    return torch.tensor(np.array(patches.score), dtype=torch.int64)
+
+
+def _refuse_unfit(net, *cohorts):
+    """None; ValueError for patches without a score or of another side than the network."""
+    for patches in filter(_has_patches, cohorts):
+        n_missing = int((np.asarray(patches.score) < 0).sum())
+        if n_missing:
+            raise ValueError(
+                f"{n_missing} of {len(patches.score)} patches have no score: "
+                "leave them out of training and validation."
+            )
+        models.refuse_other_side(net, patches.images)
+
+
+def _training_stamp(net, train, val, settings, seed):
+    """str, what a training is: recipe, seed, code, patches (every 64th image), starting weights."""
+    facts = [settings, seed, net.config, source_fingerprint(*CODE)]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    for patches in filter(_has_patches, (train, val)):
+        labels = [list(map(str, patches.name)), np.asarray(patches.score).tolist()]
+        digest.update(json.dumps(labels).encode())
         digest.update(patches.images[::64].contiguous().numpy())
     for value in net.state_dict().values():
         digest.update(value.cpu().contiguous().numpy())
     return digest.hexdigest()
 
 
-def _writer(folder):
+# --- whoever watches ---------------------------------------------------------------------------
+
+
+def _progress_bar(training, progress):
+    """tqdm over every update of the run, with what was chosen and why written above it."""
+    if progress:
+        for note in training.notes:
+            tqdm.write(note)
+    done = max(len(training.state.rows) - 1, 0)
+    return tqdm(
+        total=training.settings["epochs"] * training.steps,
+        initial=done * training.steps,
+        desc=training.learner.net.network,
+        unit="step",
+        disable=not progress,
+    )
+
+
+def _show_epoch(bar, training):
+    """None; the bar says the epoch, its validation kappa and whether the network collapsed."""
+    row = training.state.rows[-1]
+    epochs = training.settings["epochs"]
+    text = f"epoch {row['epoch']}/{epochs}, validation kappa {row['val_kappa']:.3f}"
+    if row["verdict"]:
+        text += f", COLLAPSED: {row['verdict']}"
+    bar.set_postfix_str(text)
+
+
+def _summary_writer(folder) -> AbstractContextManager:
     """SummaryWriter of a TensorBoard folder; nothing without one."""
     if folder is None:
         return nullcontext()
-    from torch.utils.tensorboard import SummaryWriter  # 1.6 s to import, so only when asked
+    # 1.6 s to import, so only when asked.
+    from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(folder)
 
 
-def _log(writer, row):
-    for name in row.keys() - {"epoch", "verdict"} if writer else ():
+def _log_epoch(writer, row):
+    """None; every number of an epoch goes to TensorBoard."""
+    if writer is None:
+        return
+    for name in row.keys() - {"epoch", "loss_finite", "verdict"}:
         writer.add_scalar(name, row[name], row["epoch"])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
+from her2lib import files as files_
 from her2lib.files import ROOT
-from her2lib.runner import workers
 from her2lib.study.config import NOTEBOOK_OF
 
 TAG = "report"  # a notebook cell with this tag is part of the report
@@ -32,7 +32,7 @@ TEMPLATES = Environment(
 
 def executed_notebook(study, task, file="notebook.ipynb"):
     """Notebook of a task as executed, with the prose that its source has now."""
-    workers.light()
+    files_.skip_address_grammar()
     import nbformat  # only where notebooks are read
 
     executed = nbformat.read(study.folder_of(task) / file, as_version=4)

@@ -1,16 +1,20 @@
 """Reported figures of a TOML file, checked against each other: sums, rates, kappas, matrices."""
 
 import tomllib
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import chain, combinations_with_replacement
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from her2lib.files import did_you_mean
-from her2lib.report import findings as findings_
+from her2lib.report.findings import Finding, findings_table, half_last_digit, rounds_to
 from her2lib.scores import SCORES
 
-KEYS = {  # what a file of reported figures may hold; studies/published.toml explains each
+# What a file of reported figures may hold; studies/published.toml explains each key.
+KEYS = {
     "count": ("id", "what", "value", "parts", "scores", "patients", "where"),
     "rate": (
         "id",
@@ -29,238 +33,370 @@ KEYS = {  # what a file of reported figures may hold; studies/published.toml exp
     "kappa": ("id", "what", "value", "weighting", "rate", "where"),
     "matrix": ("id", "what", "raters", "values", "weighting", "consensus_of", "where"),
 }
+# "About 85 %" may be rounded five times as coarsely as "85 %".
+ABOUT = 5
 
 
-def audit_file(path):
-    """DataFrame (id, claim, recomputed, verdict, sentence), contradictions first, of a TOML file of reported figures."""
-    claims = _claims(Path(path))
-    checks = {
-        "count": _count,
-        "rate": _rate,
-        "kappa": lambda claim: _kappa(claim, claims["rate"]),
-        "matrix": _matrix,
-    }
-    found = [
-        part for kind, check in checks.items() for claim in claims[kind] for part in check(claim)
-    ]
-    return findings_._sorted(found + list(_same(claims)))
+@dataclass(frozen=True)
+class ReportedClaim:
+    """One reported figure as its table in the file gives it; numbers keep how they were printed."""
+
+    kind: str
+    id: str
+    what: str
+    value: Decimal | int | None = None
+    where: str = ""
+    parts: dict = field(default_factory=dict)  # count of each part
+    scores: list | int | None = None  # names of scores (count), or how many there are (rate)
+    patients: int | None = None
+    right: int | None = None
+    n: int | None = None
+    per_score: dict = field(default_factory=dict)  # score -> [right, n]
+    of: str = ""  # id of the count whose parts per_score repeats
+    about: bool = False
+    network: str = ""
+    set: str = ""
+    weighting: str = ""
+    rate: str = ""  # id of the rate whose per_score a kappa must fit
+    raters: list = field(default_factory=list)
+    values: list = field(default_factory=list)
+    consensus_of: list = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """str, what is claimed and where it is written."""
+        return self.what + self.source
+
+    @property
+    def source(self) -> str:
+        """str, " (poster)", or nothing where the file does not say."""
+        if not self.where:
+            return ""
+        return f" ({self.where})"
+
+    @property
+    def half(self) -> float:
+        """float, how far the exact number may lie from the printed one; 0 for counts."""
+        if self.kind == "count" or self.value is None:
+            return 0.0
+        if self.about:
+            return ABOUT * half_last_digit(self.value)
+        return half_last_digit(self.value)
+
+    @property
+    def total(self):
+        """The value, or the sum of the parts where no value is written."""
+        if self.value is None:
+            return sum(self.parts.values())
+        return self.value
 
 
-def feasible_kappa(per_score):
-    """(lowest, highest) unweighted kappa that a confusion matrix with these [right, n] per score can have."""
+def audit_file(path: Path | str) -> pd.DataFrame:
+    """DataFrame (id, claim, recomputed, verdict, sentence) of reported figures, worst rows first.
+
+    path is a TOML file as studies/published.toml explains it. Raises ValueError, with a sentence,
+    for a file that cannot be read. Example: audit_file("studies/published.toml").
+    """
+    claims = _read(Path(path))
+    by_id = {claim.id: claim for claim in claims}
+    findings = []
+    for claim in claims:
+        if claim.kind == "count":
+            findings += _count_findings(claim)
+        elif claim.kind == "rate":
+            findings += _rate_findings(claim)
+        elif claim.kind == "kappa":
+            findings += _kappa_findings(claim, by_id)
+        else:
+            findings += _matrix_findings(claim)
+    findings += _conflicts(claims, by_id)
+    return findings_table(findings)
+
+
+def feasible_kappa(per_score: dict[str, list[int]]) -> tuple[float, float]:
+    """(lowest, highest) unweighted kappa that matrices with [right, n] per score can have."""
     right, n = np.array(list(per_score.values()), float).T
-    others = [
-        np.delete([*n, *[0.0] * (len(n) < len(SCORES))], k) for k in range(len(n))
-    ]  # 0: a score that is never true
-    chance = (
-        np.array(
-            [
-                (right * n).sum() + ((n - right) * [pick(o) for o in others]).sum()
-                for pick in (max, min)
-            ]
-        )
-        / n.sum() ** 2
-    )
-    return tuple((right.sum() / n.sum() - chance) / (1 - chance))
+    supports = n.tolist()
+    if len(supports) < len(SCORES):
+        # A score that is never true can still be answered, for no chance agreement at all.
+        supports.append(0.0)
+    commonest = []
+    rarest = []
+    for k in range(len(n)):
+        others = supports[:k] + supports[k + 1 :]
+        commonest.append(max(others))
+        rarest.append(min(others))
+    # Chance agreement is largest, and kappa lowest, if wrong answers are the commonest other score.
+    largest = _chance_agreement(right, n, commonest)
+    smallest = _chance_agreement(right, n, rarest)
+    observed = right.sum() / n.sum()
+    return (observed - largest) / (1 - largest), (observed - smallest) / (1 - smallest)
 
 
-def _claims(path):
+def _chance_agreement(right, n, support_of_wrong_answers):
+    """float, chance agreement if a score's wrong answers all are a score with this support."""
+    expected = (right * n).sum() + ((n - right) * support_of_wrong_answers).sum()
+    return expected / n.sum() ** 2
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def _read(path):
+    """list of claims of a TOML file, counts first, then rates, kappas, matrices; each checked."""
     try:
-        written = tomllib.loads(
-            path.read_text(encoding="utf-8"), parse_float=Decimal
-        )  # Decimal keeps how exactly it was printed
+        # Decimal keeps how exactly a number was printed: 40.10 is not 40.1.
+        tables = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path.name} is not TOML: {error}.") from error
-    written.pop("title", None)
-    seen = {claim.get("id"): claim for claims in written.values() for claim in claims}
-    for kind, claims in written.items():
+    tables.pop("title", None)
+    for kind in tables:
         if kind not in KEYS:
             raise ValueError(f"{path.name}: unknown table {kind!r}.{did_you_mean(kind, KEYS)}")
-        for claim in claims:
-            for key in claim:
-                if key not in KEYS[kind]:
-                    raise ValueError(
-                        f"{path.name}: unknown key {key!r} in a {kind}.{did_you_mean(key, KEYS[kind])}"
-                    )
-            if not claim.get("id") or not claim.get("what") or seen[claim["id"]] is not claim:
-                raise ValueError(
-                    f"{path.name}: each claim needs a 'what' and an 'id' of its own (see {claim.get('id')!r})."
-                )
-            told = [claim.get(key, 0) for key in ("value", "n", "right")] + list(
-                claim.get("parts", {}).values()
-            )
-            told += [
-                number
-                for row in (*claim.get("per_score", {}).values(), *claim.get("values", ()))
-                for number in row
-            ]
-            if (kind in ("rate", "kappa") and "value" not in claim) or not all(
-                isinstance(number, (int, Decimal)) for number in told
-            ):
-                raise ValueError(
-                    f"{path.name}: {claim['id']} needs plain numbers, without quotes and groups, and its value."
-                )
-            counted = claim if "of" in claim else seen.get(claim.get("rate"), {})
-            if {"of", "rate"} & set(claim) and (
-                "per_score" not in counted or claim.get("of", claim["id"]) not in seen
-            ):
-                raise ValueError(
-                    f"{path.name}: {claim['id']} links to an id that is missing, or per_score is."
-                )
-            claim |= {"kind": kind, "where": f" ({claim['where']})" if claim.get("where") else ""}
-    return {kind: written.get(kind, []) for kind in KEYS}
+
+    rows = list(chain.from_iterable(tables.values()))
+    by_id = {row.get("id"): row for row in rows}
+    for kind in tables:
+        for row in tables[kind]:
+            try:
+                _check_claim_keys(row, kind, by_id)
+                _check_numbers(row, kind)
+                _check_links(row, by_id)
+            except ValueError as error:
+                raise ValueError(f"{path.name}: {error}") from error
+
+    claims = []
+    for kind in KEYS:
+        claims += [ReportedClaim(kind=kind, **row) for row in tables.get(kind, [])]
+    return claims
 
 
-def _count(claim):
-    parts, what, total = (
-        claim.get("parts", {}),
-        claim["what"] + claim["where"],
-        sum(claim.get("parts", {}).values()),
-    )
-    if parts and "value" in claim:
-        yield (
-            claim,
-            total,
-            total == claim["value"],
-            f"{what}: {' + '.join(map(str, parts.values()))} = {total}, not {claim['value']}.",
-        )
-    if "scores" in claim:
-        missing = [score for score in claim["scores"] if score not in parts]
-        told = f"{what}: {len(claim['scores'])} scores named, {len(parts)} counted ({', '.join(missing)} missing)."
-        yield claim, len(parts), not missing, told
-    if "patients" in claim:
-        yield (
-            claim,
-            claim["patients"],
-            "caution",
-            f"{what} come from {claim['patients']} patients: intervals over patches are too narrow.",
+def _check_claim_keys(row, kind, by_id):
+    """None; raises ValueError where a row has an unknown key, or no id of its own."""
+    for key in row:
+        if key not in KEYS[kind]:
+            raise ValueError(f"unknown key {key!r} in a {kind}.{did_you_mean(key, KEYS[kind])}")
+    if not row.get("id") or not row.get("what") or by_id[row["id"]] is not row:
+        raise ValueError(
+            f"each claim needs a 'what' and an 'id' of its own (see {row.get('id')!r})."
         )
 
 
-def _rate(claim):
-    value, per, what = claim["value"], claim.get("per_score", {}), claim["what"] + claim["where"]
-    yield claim, "", 0 <= value <= 100, f"{what}: {value} % lies outside 0 to 100."
-    chance = 100 / claim.get("scores", float("inf"))
-    yield (
-        claim,
-        chance,
-        float(value) >= chance,
-        f"{what}: {value} % is below chance ({chance:.3g} %).",
-    )
-    right, n = (
-        claim.get(key, sum(pair[i] for pair in per.values()) if per else None)
-        for i, key in enumerate(("right", "n"))
-    )
-    if per:
-        summed = sum(pair[1] for pair in per.values())
-        yield (
-            claim,
-            summed,
-            summed == n,
-            f"{what}: the patches per score sum to {summed}, not to n = {n}.",
-        )
-        yield (
-            claim,
-            "",
-            all(k <= m for k, m in per.values()),
-            f"{what}: for a score more patches are right than there are.",
-        )
-    if n and right is None:
-        best = (
-            100 * round(float(value) * n / 100) / n
-        )  # of the shares that n patches can give, the nearest
-        yield (
-            claim,
-            best,
-            findings_._near(claim, best),
-            f"{what}: {value} % is no whole number of {n} patches (nearest {best:.2f} %).",
-        )
-    elif n:
-        exact = 100 * right / n
-        yield (
-            claim,
-            exact,
-            findings_._near(claim, exact),
-            f"{what}: {right} of {n} patches are {exact:.1f} %, not {value} %.",
+def _check_numbers(row, kind):
+    """None; raises ValueError where a figure is text, or a rate or kappa has no value."""
+    numbers = [row[key] for key in ("value", "n", "right") if key in row]
+    numbers += row.get("parts", {}).values()
+    for pair in row.get("per_score", {}).values():
+        numbers += pair
+    for line in row.get("values", []):
+        numbers += line
+    lacks_value = kind in ("rate", "kappa") and "value" not in row
+    if lacks_value or not all(isinstance(number, int | Decimal) for number in numbers):
+        raise ValueError(
+            f"{row['id']} needs plain numbers, without quotes and groups, and its value."
         )
 
 
-def _kappa(claim, rates):
-    value, named = claim["value"], claim.get("weighting", "")
-    yield claim, "", -1 <= value <= 1, f"{claim['what']}: {value} lies outside -1 to 1."
-    if "rate" in claim and named in ("", "unweighted"):
-        low, high = feasible_kappa(
-            next(rate["per_score"] for rate in rates if rate["id"] == claim["rate"])
-        )
-        fits = low - findings_._half(claim) <= float(value) <= high + findings_._half(claim)
-        yield (
-            claim | {"id": f"{claim['id']} / {claim['rate']}"},
-            f"{low:.3f} to {high:.3f}",
-            fits or ("caution" if not named else False),
-            (
-                f"{claim['what']}: with these counts per score an unweighted kappa lies in {low:.3f} to {high:.3f}, not at {value}."
-            ),
-        )
+def _check_links(row, by_id):
+    """None; raises ValueError where "of" or "rate" names no claim, or one without per_score."""
+    if "of" in row:
+        linked = row["of"] in by_id and "per_score" in row
+    elif "rate" in row:
+        linked = "per_score" in by_id.get(row["rate"], {})
+    else:
+        linked = True
+    if not linked:
+        raise ValueError(f"{row['id']} links to an id that is missing, or per_score is.")
 
 
-def _matrix(claim):
-    names, values, what = claim["raters"], claim["values"], claim["what"] + claim["where"]
-    if [len(row) for row in values] != [len(names)] * len(names):
-        yield claim, "", False, f"{what}: {len(names)} raters need as many rows and columns."
+# --- checking one claim -------------------------------------------------------------------------
+
+
+def _check(claim, holds, sentence, *, recomputed=""):
+    """Finding: nothing to say where the check holds, else a contradiction and its sentence."""
+    if not holds:
+        return Finding(claim.id, _printed(claim), recomputed, "contradiction", sentence)
+    value = "it"
+    if claim.value is not None:
+        value = claim.value
+    quiet = f"{claim.what}: nothing contradicts {value}."
+    return Finding(claim.id, _printed(claim), "", "consistent", quiet)
+
+
+def _caution(claim, sentence, *, recomputed=""):
+    """Finding that accuses nothing but says what a reader should know."""
+    return Finding(claim.id, _printed(claim), recomputed, "caution", sentence)
+
+
+def _printed(claim):
+    """The claim's value, or "" where it has none."""
+    if claim.value is None:
+        return ""
+    return claim.value
+
+
+def _count_findings(claim):
+    """Findings about a count: its parts sum to it, each named score is counted, patients."""
+    what = claim.title
+    total = sum(claim.parts.values())
+    if claim.parts and claim.value is not None:
+        addends = " + ".join(map(str, claim.parts.values()))
+        sentence = f"{what}: {addends} = {total}, not {claim.value}."
+        yield _check(claim, total == claim.value, sentence, recomputed=total)
+    if claim.scores is not None:
+        missing = [score for score in claim.scores if score not in claim.parts]
+        n_counted = len(claim.parts)
+        sentence = (
+            f"{what}: {len(claim.scores)} scores named, {n_counted} counted "
+            f"({', '.join(missing)} missing)."
+        )
+        yield _check(claim, not missing, sentence, recomputed=n_counted)
+    if claim.patients is not None:
+        n = claim.patients
+        sentence = f"{what} come from {n} patients: intervals over patches are too narrow."
+        yield _caution(claim, sentence, recomputed=n)
+
+
+def _rate_findings(claim):
+    """Findings about a rate in per cent: range, chance, patches per score, right of n."""
+    value = claim.value
+    what = claim.title
+    yield _check(claim, 0 <= value <= 100, f"{what}: {value} % lies outside 0 to 100.")
+    chance = 0.0
+    if claim.scores is not None:
+        chance = 100 / claim.scores
+    sentence = f"{what}: {value} % is below chance ({chance:.3g} %)."
+    yield _check(claim, float(value) >= chance, sentence, recomputed=chance)
+    if claim.per_score:
+        yield from _per_score_findings(claim)
+    right = _count_of_rate(claim, claim.right, position=0)
+    n = _count_of_rate(claim, claim.n, position=1)
+    if not n:
         return
-    cells = [
-        (a, b, values[i][j], values[j][i])
-        for i, a in enumerate(names)
-        for j, b in enumerate(names)
-        if i <= j
-    ]
-    for a, b, one, other in cells:
-        yield claim, other, one == other, f"{what}: {a} with {b} is {one}, {b} with {a} {other}."
-        yield claim, "", a != b or one == 1, f"{what}: {a} with itself is {one}, not 1."
-        yield (
-            claim,
-            "",
-            -1 <= one <= 1 and -1 <= other <= 1,
-            f"{what}: {a} with {b} lies outside -1 to 1.",
-        )
-    yield (
-        claim,
-        "",
-        bool(claim.get("weighting")) or "caution",
-        f"{what}: the weighting is not said, and the score is ordinal.",
+    if right is None:
+        # Of the rates that n patches can give, the nearest (GRIM test, Brown and Heathers 2017).
+        nearest = 100 * round(float(value) * n / 100) / n
+        sentence = f"{what}: {value} % is no whole number of {n} patches (nearest {nearest:.2f} %)."
+        yield _check(claim, _fits(claim, nearest), sentence, recomputed=nearest)
+    else:
+        exact = 100 * right / n
+        sentence = f"{what}: {right} of {n} patches are {exact:.1f} %, not {value} %."
+        yield _check(claim, _fits(claim, exact), sentence, recomputed=exact)
+
+
+def _fits(claim, exact):
+    """bool, whether the claimed value can be the exact one, rounded."""
+    return rounds_to(claim.value, exact, half=claim.half)
+
+
+def _count_of_rate(claim, written, *, position):
+    """int, right or n of a rate: as written, else the sum over per_score; None without either."""
+    if written is not None or not claim.per_score:
+        return written
+    return sum(pair[position] for pair in claim.per_score.values())
+
+
+def _per_score_findings(claim):
+    """Findings about [right, n] of each score: they sum to n, and right is no more than n."""
+    what = claim.title
+    pairs = claim.per_score.values()
+    total = sum(n for _, n in pairs)
+    n = _count_of_rate(claim, claim.n, position=1)
+    sentence = f"{what}: the patches per score sum to {total}, not to n = {n}."
+    yield _check(claim, total == n, sentence, recomputed=total)
+    sentence = f"{what}: for a score more patches are right than there are."
+    yield _check(claim, all(right <= n for right, n in pairs), sentence)
+
+
+def _kappa_findings(claim, by_id):
+    """Findings about a kappa: its range, and whether the counts per score of its rate allow it."""
+    value = claim.value
+    sentence = f"{claim.what}: {value} lies outside -1 to 1."
+    yield _check(claim, -1 <= value <= 1, sentence)
+    if not claim.rate or claim.weighting not in ("", "unweighted"):
+        return
+    low, high = feasible_kappa(by_id[claim.rate].per_score)
+    fits = low - claim.half <= float(value) <= high + claim.half
+    span = f"{low:.3f} to {high:.3f}"
+    sentence = (
+        f"{claim.what}: with these counts per score an unweighted kappa lies in {span}, "
+        f"not at {value}."
     )
-    whole, *inside = claim.get("consensus_of", [""])
-    for a, b, one, _ in cells:
-        if a == whole and b in inside:
-            yield (
-                claim,
-                one,
-                "caution",
-                f"{what}: {whole} contains {b}, so their {one} is partly built in: leave {b} out of it.",
-            )
+    both = replace(claim, id=f"{claim.id} / {claim.rate}")
+    if fits or claim.weighting:
+        yield _check(both, fits, sentence, recomputed=span)
+    else:
+        # Another weighting may be meant: a kappa without its weighting is not called wrong.
+        yield _caution(both, sentence, recomputed=span)
 
 
-def _same(claims):
-    told, counts = {}, {claim["id"]: claim["what"] for claim in claims["count"]}
-    for claim in (claim for kind in ("count", "rate", "kappa") for claim in claims[kind]):
-        parts, whole = claim.get("parts", {}), counts.get(claim.get("of"), claim["what"])
-        if parts or "value" in claim:
-            told.setdefault(claim["what"], []).append(
-                (claim.get("value", sum(parts.values())), findings_._half(claim), claim)
+def _matrix_findings(claim):
+    """Findings about a matrix of kappas: its form, range and weighting, raters in a consensus."""
+    names = claim.raters
+    what = claim.title
+    if [len(row) for row in claim.values] != [len(names)] * len(names):
+        yield _check(claim, False, f"{what}: {len(names)} raters need as many rows and columns.")
+        return
+    for i, j in combinations_with_replacement(range(len(names)), 2):
+        yield from _cell_findings(claim, i, j)
+    if not claim.weighting:
+        yield _caution(claim, f"{what}: the weighting is not said, and the score is ordinal.")
+    whole, *members = claim.consensus_of or [""]
+    for i, j in combinations_with_replacement(range(len(names)), 2):
+        if names[i] == whole and names[j] in members:
+            value = claim.values[i][j]
+            sentence = (
+                f"{what}: {whole} contains {names[j]}, so their {value} is partly built in: "
+                f"leave {names[j]} out of it."
             )
-        for score, n in (
-            {score: n for score, (_, n) in claim["per_score"].items()} if "of" in claim else parts
-        ).items():
-            told.setdefault(f"{whole}, score {score}", []).append((n, 0, claim))
-    for what, values in told.items():
-        listed = " against ".join(f"{other}{claim['where']}" for other, _, claim in values)
+            yield _caution(claim, sentence, recomputed=value)
+
+
+def _cell_findings(claim, i, j):
+    """Findings about the kappa of rater i with rater j and of j with i."""
+    what = claim.title
+    a = claim.raters[i]
+    b = claim.raters[j]
+    upper = claim.values[i][j]
+    lower = claim.values[j][i]
+    sentence = f"{what}: {a} with {b} is {upper}, {b} with {a} {lower}."
+    yield _check(claim, upper == lower, sentence, recomputed=lower)
+    sentence = f"{what}: {a} with itself is {upper}, not 1."
+    yield _check(claim, a != b or upper == 1, sentence)
+    sentence = f"{what}: {a} with {b} lies outside -1 to 1."
+    yield _check(claim, -1 <= upper <= 1 and -1 <= lower <= 1, sentence)
+
+
+# --- one figure in several claims ---------------------------------------------------------------
+
+
+def _conflicts(claims, by_id):
+    """Findings, one for each figure that the file reports more than once and not alike."""
+    mentions = {}
+    for claim in claims:
+        if claim.kind != "matrix":
+            for what, value, half in _mentioned_figures(claim, by_id):
+                mentions.setdefault(what, []).append((value, half, claim))
+    for what, rows in mentions.items():
+        first, first_half, _ = rows[0]
         if any(
-            abs(float(values[0][0]) - float(other)) > values[0][1] + more + 1e-9
-            for other, more, _ in values
+            abs(float(first) - float(value)) > first_half + half + 1e-9 for value, half, _ in rows
         ):
-            yield (
-                {"id": " / ".join(dict.fromkeys(claim["id"] for *_, claim in values))},
-                "",
-                False,
-                f"{what}: {listed}.",
-            )
+            listed = " against ".join(f"{value}{claim.source}" for value, _, claim in rows)
+            ids = " / ".join(dict.fromkeys(claim.id for *_, claim in rows))
+            yield Finding(ids, "", "", "contradiction", f"{what}: {listed}.")
+
+
+def _mentioned_figures(claim, by_id):
+    """(what, value, half) of each figure that a claim mentions: its own and one for each score."""
+    if claim.value is not None or claim.parts:
+        yield claim.what, claim.total, claim.half
+    whole = claim.what
+    counts = claim.parts
+    if claim.of:
+        # The patches per score of a rate repeat the parts of the count that it names.
+        if by_id[claim.of].kind == "count":
+            whole = by_id[claim.of].what
+        counts = {score: n for score, (_, n) in claim.per_score.items()}
+    for score, n in counts.items():
+        yield f"{whole}, score {score}", n, 0

@@ -1,345 +1,444 @@
-"""A study's own report computed a second time, by other code than made its numbers."""
+"""A study's own report computed a second time, as a reader would: by counting and scikit-learn."""
 
 import html
 import re
 import warnings
 from decimal import Decimal
-from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import cohen_kappa_score, recall_score, roc_auc_score
+from sklearn import metrics as sk
 
-from her2lib.report import findings as findings_
+from her2lib.report.findings import (
+    COLUMNS,
+    VERDICTS,
+    Finding,
+    findings_table,
+    in_new_words,
+    rounds_to,
+    sorted_by_verdict,
+)
 from her2lib.scores import CUTS, SCORES
 
-TRUST = {
+# Numbers of two notebooks (the first letters of their ids) that rest on no table.
+NO_TABLE = {
     "91": "times, measured once on one machine",
     "08": "made from weights and pixels, and no table keeps its parts",
 }
-LEFT = (
-    "Not repeated: the resampling behind the intervals (each must only hold its value), p-values, verdicts, figures, and what stands "
-    "before the tables: the networks' answers, people's readings, what was measured on each patch."
+# Metrics that are no plain counts: tests/report/test_recount.py computes them by other code.
+LEFT_TO_TESTS = ("AUROC", "ECE", "ranked", "spearman", "Fleiss", "Gwet", "Krippendorff")
+NOT_REPEATED = (
+    "Not repeated: AUROC, calibration error, ranked probability score, rank correlations, the "
+    "coefficients of Fleiss, Gwet and Krippendorff (the library's tests compute these by other "
+    "code), the resampling behind the intervals (each must only hold its value), p-values, "
+    "verdicts, figures, and what stands before the tables: the networks' answers, people's "
+    "readings, what was measured on each patch."
 )
-_ODDS = [f"p{k}" for k in range(len(SCORES))]
-_ENDING = re.compile(" (difference|gap|as answered|corrected|(before|after) re-reading)$")
-_SPAN = re.compile(r'data-number="([^"]*)"[^>]*>([^<]*)<')
+_ENDING = re.compile(r" (difference|gap|as answered|corrected|before re-reading|after re-reading)$")
+_PRINTED = re.compile(r'data-number="([^"]*)"[^>]*>([^<]*)<')
 _FIGURE = re.compile(r"[-+−]?\d[\d,]*(?:\.\d+)?")
+# Numbers.csv holds 15 digits or more; probabilities in the tables were written as float32.
+_TOLERANCE = 1e-6
 
 
-def audit_report(folder):
-    """DataFrame as of audit_file: each contradiction of report.html, numbers.csv and its tables, then a row per kind of number."""
+def audit_report(folder: Path | str) -> pd.DataFrame:
+    """DataFrame (id, claim, recomputed, verdict, sentence) of a study's report, worst rows first.
+
+    folder holds report.html, numbers.csv and runs/. Each contradiction has a row, then each kind
+    of number has one: how many were computed from which table and how, or why they were not.
+    """
+    folder = Path(folder)
+    numbers = _read_numbers(folder / "numbers.csv")
+    printed = _PRINTED.findall((folder / "report.html").read_text(encoding="utf-8"))
+    repeated = _repeated_ids(numbers)
+    misprinted = _misprints(printed, numbers)
+    again = recount(numbers, folder)
+
+    contradicted = again["verdict"] == "contradiction"
+    summary = []
+    for row in count_by_kind(again[~contradicted]).itertuples():
+        summary.append(_summary_row(row.numbers, row.source, row.verdict, row.how))
+    n_right = len(printed) - len(misprinted)
+    how = "printed as they stand in numbers.csv"
+    summary.append(_summary_row(n_right, "report.html", "consistent", how))
+    summary.append(Finding("", "", "", "caution", _what_was_left_out(again)))
+
+    parts = [
+        findings_table([*repeated, *misprinted]),
+        again.loc[contradicted, COLUMNS],
+        pd.DataFrame([vars(row) for row in summary], columns=COLUMNS),
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def recount(numbers: pd.DataFrame, folder: Path | str) -> pd.DataFrame:
+    """DataFrame, a row per row of numbers.csv: columns of an audit, source, how (or why not)."""
+    folder = Path(folder).resolve()
+    tables: dict[str, pd.DataFrame] = {}
+    rows = []
+    for row in in_new_words(numbers).to_dict("records"):
+        source = row["source"] or f"{row['question']}, no table"
+        finding, how = _recount_row(row, folder, tables)
+        rows.append({**vars(finding), "source": source, "how": how})
+    return pd.DataFrame(rows, columns=[*COLUMNS, "source", "how"])
+
+
+def count_by_kind(again: pd.DataFrame) -> pd.DataFrame:
+    """DataFrame (verdict, source, how, numbers) of a recount(): how many came from which table."""
+    runs = r"runs/[^/]+/predictions"
+    source = again["source"].str.replace(runs, "runs/*/predictions", regex=True)
+    kinds = again.assign(source=source).value_counts(["verdict", "source", "how"])
+    return sorted_by_verdict(kinds.reset_index(name="numbers"), VERDICTS)
+
+
+def _summary_row(n, source, verdict, how):
+    """Finding about n numbers of one source."""
+    return Finding(source, n, "", verdict, f"{n:6,} of {source}: {how}.")
+
+
+def _what_was_left_out(again):
+    """str, how many numbers were computed a second time, how many not, and what nobody repeats."""
+    n_unchecked = int((again["verdict"] == "unchecked").sum())
+    n_checked = len(again) - n_unchecked
+    return (
+        f"{n_checked:,} of {len(again):,} numbers were computed a second time, by other code than "
+        f"made them; {n_unchecked:,} were not. {NOT_REPEATED}"
+    )
+
+
+def _read_numbers(file):
+    """DataFrame, numbers.csv with texts as they stand and NaN for a value that is not there."""
     empty = {key: [""] for key in ("value", "low", "high")}
-    numbers = pd.read_csv(Path(folder) / "numbers.csv", keep_default_na=False, na_values=empty)
-    rows, again = {row["id"]: row for row in numbers.to_dict("records")}, recount(numbers, folder)
-    found = [
-        ({"id": i}, "", False, f"{i} stands twice in numbers.csv.")
-        for i in set(numbers.id[numbers.id.duplicated()])
-    ]
-    printed = _SPAN.findall((Path(folder) / "report.html").read_text(encoding="utf-8"))
-    for id_, text in (map(html.unescape, pair) for pair in printed):
-        if wrong := _misprinted(text, rows[id_]) if id_ in rows else "numbers.csv has no such row":
-            found.append(
-                (
-                    {"id": id_, "value": text},
-                    "",
-                    False,
-                    f"The report prints {text!r} for {id_}, but {wrong}.",
-                )
-            )
-    kinds = [
-        *count_by_kind(again[again.verdict != "contradiction"]).itertuples(index=False, name=None),
-        (
-            "consistent",
-            "report.html",
-            "printed as they stand in numbers.csv",
-            len(printed) - len(found),
-        ),
-    ]
-    told = [
-        (source, n, "", verdict, f"{n:6,} of {source}: {how}.") for verdict, source, how, n in kinds
-    ]
-    whole = f"{again.verdict.ne('unchecked').sum():,} of {len(again):,} numbers were computed a second time, by other code than made them."
-    told = pd.DataFrame(
-        [*told, ("", "", "", "caution", f"{whole} {LEFT}")], columns=findings_.COLUMNS
-    )
-    return pd.concat(
-        [
-            findings_._sorted(found),
-            again.loc[again.verdict == "contradiction", findings_.COLUMNS],
-            told,
-        ],
-        ignore_index=True,
-    )
+    return in_new_words(pd.read_csv(file, keep_default_na=False, na_values=empty))
 
 
-def recount(numbers, folder):
-    """DataFrame, a row per row of numbers.csv: id, claim, recomputed, verdict, sentence, source, how (or why not)."""
-    folder, tables = Path(folder).resolve(), {}
-    return pd.DataFrame(
-        [_again(row, folder, tables) for row in numbers.to_dict("records")],
-        columns=[*findings_.COLUMNS, "source", "how"],
-    )
+def _repeated_ids(numbers):
+    """list of Findings, one for each id that two rows share."""
+    ids = numbers["id"]
+    repeated = ids[ids.duplicated()].unique()
+    sentence = "{} stands twice in numbers.csv."
+    return [Finding(id_, "", "", "contradiction", sentence.format(id_)) for id_ in repeated]
 
 
-def count_by_kind(again):
-    """DataFrame (verdict, source, how, numbers) of a recount(): what was recomputed from which table, and what rests on trust."""
-    source = again["source"].str.replace(
-        r"runs/[^/]+/predictions", "runs/*/predictions", regex=True
-    )
-    kinds = (
-        again.assign(source=source)
-        .value_counts(["verdict", "source", "how"])
-        .reset_index(name="numbers")
-    )
-    return kinds.sort_values(
-        "verdict", key=lambda v: v.map(findings_.VERDICTS.index), kind="stable", ignore_index=True
-    )
+# --- what the report prints ---------------------------------------------------------------------
 
 
-def recount_metric(metric, truth, answer=None, graded=None):
-    """(value, n) of a metric of scores (N,) once more, by scikit-learn or counting; graded: (N,4) probabilities, of spearman (N,)."""
-    word, _, where = metric.partition(" ")
-    above = (
-        np.cumsum(graded[:, :0:-1], axis=1)[:, ::-1].clip(0, 1) if np.ndim(graded) == 2 else None
-    )  # (N,3) beyond each cut
-    with (
-        warnings.catch_warnings(action="ignore"),
-        np.errstate(all="ignore"),
-    ):  # what is not defined is NaN, here as there
-        if word in SIDES:
-            k, among = (CUTS if where in CUTS else SCORES).index(where), SIDES[word]
-            return np.mean(among(answer, k)[among(truth, k)]), int(among(truth, k).sum())
-        return float(AGAIN[metric](truth, answer, graded, above)) if len(truth) else np.nan, len(
-            truth
-        )
+def _misprints(printed, numbers):
+    """list of Findings, one for each printed (id, text) that its row in numbers.csv belies."""
+    rows = {row["id"]: row for row in numbers.to_dict("records")}
+    findings = []
+    for escaped_id, escaped_text in printed:
+        id_ = html.unescape(escaped_id)
+        text = html.unescape(escaped_text)
+        wrong = "numbers.csv has no such row"
+        if id_ in rows:
+            wrong = _misprint(text, rows[id_])
+        if wrong:
+            sentence = f"The report prints {text!r} for {id_}, but {wrong}."
+            findings.append(Finding(id_, text, "", "contradiction", sentence))
+    return findings
 
 
-def recount_agreement(metric, ratings):
-    """(value, n) of Fleiss' kappa, Gwet's AC1 or AC2, or ordinal alpha of ratings (N,R; -1 missing), pair of ratings by pair."""
-    given, q = [row[row >= 0] for row in ratings if (row >= 0).any()], range(len(SCORES))
-    several, alpha = [row for row in given if len(row) > 1], metric.startswith("Krippendorff")
-    n = np.bincount(np.concatenate(several), minlength=len(q)) if several else np.zeros(len(q))
-    rank = np.array(
-        [[n[min(i, j) : max(i, j) + 1].sum() - (n[i] + n[j]) / 2 for j in q] for i in q]
-    )  # scores passed from i to j
-    apart = (
-        rank**2
-        if alpha
-        else np.array(
-            [[(i - j) ** 2 / 9 if "AC2" in metric else i != j for j in q] for i in q], float
-        )
-    )
-    share = sum(np.bincount(row, minlength=len(q)) / len(row) for row in given) / max(len(given), 1)
-    seen = [np.mean([apart[pair] for pair in permutations(row, 2)]) for row in several]
-    weight = [
-        len(row) if alpha else 1 for row in several
-    ]  # alpha counts readings, the others patches
-    with np.errstate(all="ignore"):
-        even = n @ apart @ n / (n.sum() * (n.sum() - 1)) if alpha else share @ apart @ share
-        chance = (
-            1 - (1 - apart).sum() * (share * (1 - share)).sum() / 12
-            if metric.startswith("Gwet")
-            else even
-        )
-        return 1 - np.dot(seen, weight) / np.sum(weight) / chance, len(several)
+def _misprint(text, row):
+    """str, what the row holds instead of the printed text; "" where text and row agree."""
+    says_none = text.startswith("not estimable")
+    if says_none and np.isnan(row["value"]):
+        return ""
+    if says_none or np.isnan(row["value"]):
+        return f"its value is {row['value']}"
 
-
-def _again(row, folder, tables):
-    said, files = f"{row['metric']} of {row['run']}", row["source"].split(", ")
-    left = [
-        row["id"],
-        row["value"],
-        "",
-        "unchecked",
-        f"{said} was not recomputed.",
-        row["source"] or f"{row['question']}, no table",
-    ]
-    if not all(
-        folder in (folder / file).resolve().parents and (folder / file).is_file() for file in files
-    ):
-        return [
-            *left,
-            "no table in this report's folder"
-            if row["source"]
-            else TRUST.get(row["id"][:2], "rests on no table"),
-        ]
-    try:
-        if row["source"] not in tables:
-            first, *more = (pd.read_csv(folder / file, keep_default_na=False) for file in files)
-            tables[row["source"]] = first.merge(more[0], on="patch", how="left") if more else first
-        how, rule = RULES[
-            next(
-                (column for column in RULES if column in tables[row["source"]]),
-                "this kind of table",
-            )
-        ]
-        value, n = rule(row, tables[row["source"]])
-    except (LookupError, ValueError) as error:
-        return [*left, f"no rule, row or column for {error.args[0]}"]
-    same = np.isclose(value, row["value"], rtol=0, atol=1e-6, equal_nan=True) and n == int(row["n"])
-    out = row["value"] < row["low"] - 1e-9 or row["value"] > row["high"] + 1e-9
-    sentence = f"{said} is {value:.6g} (n = {n}) recomputed, {row['value']:.6g} (n = {row['n']}) in numbers.csv"
-    sentence += (
-        f", there outside its own interval, {row['low']:.6g} to {row['high']:.6g}." if out else "."
-    )
-    return [
-        row["id"],
-        row["value"],
-        value,
-        "consistent" if same and not out else "contradiction",
-        sentence,
-        row["source"],
-        how,
-    ]
-
-
-def _answers(row, table):
-    truth = (
-        pd.to_numeric(table["reread"]).fillna(table["truth"])
-        if " after " in row["metric"]
-        else table["truth"]
-    )
-    table = table.assign(truth=truth.astype(int))[(table["set"] == row["set"]) & (truth >= 0)]
-    table = table[table["metric"] == row["metric"]] if "metric" in table else table
-    table = table.assign(answer=table[_ODDS].to_numpy(float).argmax(1)) if "p0" in table else table
-    columns, name = (
-        ["truth", "answer", _ODDS if "p0" in table else "rank"],
-        "name" if "name" in table else "run",
-    )
-    metric, names = _ENDING.sub("", row["metric"]), re.split(" minus | less ", row["run"])
-    own = [table.groupby(name).get_group(wanted).groupby("run", sort=False) for wanted in names]
-    found = [
-        [
-            recount_metric(metric, *(seed[column].to_numpy() for column in columns))
-            for _, seed in seeds
-        ]
-        for seeds in own
-    ]
-    both = (
-        min(map(len, found)) if row["metric"].endswith(" gap") else None
-    )  # a gap pairs as many seeds of one as of the other
-    means = [np.mean([value for value, _ in seeds[:both]]) for seeds in found]
-    return means[0] - sum(means[1:]), table.loc[
-        table[name].isin(names), "patch"
-    ].nunique() if means[1:] else found[0][0][1]
-
-
-def _ratings(row, table):
-    wide = (
-        table[table["reading"].astype(int) == 1]
-        .pivot(index="patch", columns="rater", values="score")
-        .fillna(-1)
-        .astype(int)
-    )
-    who = row["run"].removesuffix(" against the other raters")
-    if " ~ " in who:
-        others, own = wide.reindex(columns=who.split(" ~ "), fill_value=-1).to_numpy().T
-    else:
-        people = wide[table.loc[table["person"], "rater"].unique()]
-        if who == "all raters":
-            return recount_agreement(row["metric"], people.to_numpy())
-        votes = [
-            np.bincount(one[one >= 0], minlength=len(SCORES))
-            for one in people.drop(columns=who, errors="ignore").to_numpy(int)
-        ]
-        others, own = (
-            np.array([one.argmax() if (one == one.max()).sum() == 1 else -1 for one in votes]),
-            wide[who].to_numpy(),
-        )
-    return recount_metric(
-        row["metric"], *np.stack([others, own])[:, (others >= 0) & (own >= 0)]
-    )  # where the others tie, nothing is settled
-
-
-def _means(row, table):
-    own = table[table["number"] == row["id"] if "number" in table else table["label"] == row["run"]]
-    own = own[own["change"] == row["metric"].removeprefix("likeness, ")] if "change" in own else own
-    values = pd.to_numeric(
-        own["value" if "number" in own else "spearman" if "change" in own else row["metric"]]
-    ).dropna()
-    return values.mean(), len(values)
-
-
-def _misprinted(text, row):
-    if np.isnan(row["value"]) or text.startswith("not estimable"):
-        return (
-            ""
-            if np.isnan(row["value"]) and text.startswith("not estimable")
-            else f"its value is {row['value']}"
-        )
-    (head, _, interval), size = text.partition("n = ")[0].partition("("), text.partition("n = ")[2]
-    scale = 100 if "%" in head else 1
-    wanted = [
-        (head, [row["value"] * scale]),
-        (interval if " to " in interval else "", [row["low"] * scale, row["high"] * scale]),
-    ]
-    for part, exact in (pair for pair in [*wanted, (size, [row["n"]])] if pair[0]):
-        figures = [
-            Decimal(figure.replace(",", "").replace("−", "-")) for figure in _FIGURE.findall(part)
-        ]
-        if len(figures) < len(exact) or not all(
-            findings_._near({"value": f}, e) for f, e in zip(figures, exact, strict=False)
-        ):
-            return f"its row holds {', '.join(f'{e:g}' for e in exact)}"
+    # "86.1 % (82.0 to 89.9; n = 977 patches of 51 slides)": value, interval, n; short texts lack n.
+    before, _, size = text.partition("n = ")
+    value, _, interval = before.partition("(")
+    scale = 1
+    if "%" in value:
+        scale = 100
+    pieces = [(value, [scale * row["value"]])]
+    if " to " in interval:
+        pieces.append((interval, [scale * row["low"], scale * row["high"]]))
+    if size:
+        pieces.append((size, [row["n"]]))
+    for piece, exact in pieces:
+        if not _prints(piece, exact):
+            return f"its row holds {', '.join(f'{number:g}' for number in exact)}"
     return ""
 
 
-SIDES = {"recall": np.equal, "sensitivity": np.greater, "specificity": np.less_equal}
-AGAIN = {  # of (truth, answer, graded, above), none by the code that made the number
-    "accuracy": lambda t, a, p, u: np.mean(t == a),
-    "balanced accuracy": lambda t, a, p, u: recall_score(
-        t, a, labels=np.unique(t), average="macro"
-    ),
-    "majority rate": lambda t, a, p, u: np.bincount(t).max() / len(t),
-    "off-by-two rate": lambda t, a, p, u: np.mean(abs(a - t) > 1),
-    "mean absolute error": lambda t, a, p, u: np.mean(abs(a - t)),
-    "spearman": lambda t, a, p, u: pd.Series(t).rank().corr(pd.Series(p).rank()),
-    "AUROC macro": lambda t, a, p, u: np.mean(
-        [roc_auc_score(t == k, p[:, k]) for k in np.unique(t)]
-    ),
-    "ranked probability score": lambda t, a, p, u: np.mean((u - (t[:, None] > [0, 1, 2])) ** 2),
-    **{
-        f"AUROC {cut}": lambda t, a, p, u, k=k: roc_auc_score(t > k, u[:, k])
-        for k, cut in enumerate(CUTS)
-    },
-    **{
-        f"ECE {cut}": lambda t, a, p, u, k=k: (
-            abs(np.histogram(u[:, k], np.arange(11) / 10, weights=u[:, k] - (t > k))[0]).sum()
-            / len(t)
-        )
-        for k, cut in enumerate(CUTS)
-    },
-    **{
-        f"kappa {name}": lambda t, a, p, u, w=w: cohen_kappa_score(
-            t, a, labels=range(len(SCORES)), weights=w
-        )
-        for name, w in {"unweighted": None, "linear": "linear", "quadratic": "quadratic"}.items()
-    },
-    **{
-        name: lambda t, a, p, u, name=name: recount_agreement(name, np.stack([t, a], axis=1))[0]
-        for name in ("Gwet AC1", "Gwet AC2 quadratic", "Krippendorff alpha ordinal")
-    },
+def _prints(text, exact):
+    """bool, whether the figures in a text begin with these numbers, rounded."""
+    figures = []
+    for figure in _FIGURE.findall(text):
+        figures.append(Decimal(figure.replace(",", "").replace("−", "-")))
+    if len(figures) < len(exact):
+        return False
+    return all(map(rounds_to, figures, exact))
+
+
+# --- one row of numbers.csv ---------------------------------------------------------------------
+
+
+def _recount_row(row, folder, tables):
+    """(Finding, how it was computed or why not) of a row; tables keeps those already read."""
+    reason = _reason_to_leave(row, folder)
+    if reason:
+        return _unchecked(row), reason
+    try:
+        if row["source"] not in tables:
+            tables[row["source"]] = _read_source(row["source"], folder)
+        table = tables[row["source"]]
+        how, rule = _rule_for(table)
+        value, n = rule(row, table)
+    except (LookupError, ValueError) as error:
+        return _unchecked(row), f"no rule, row or column for {error.args[0]}"
+    return _compared(row, value, n), how
+
+
+def _reason_to_leave(row, folder):
+    """str, why a number is not computed again; "" if it can be."""
+    if not row["source"]:
+        return NO_TABLE.get(row["id"][:2], "rests on no table")
+    for name in row["source"].split(", "):
+        file = folder / name
+        if folder not in file.resolve().parents or not file.is_file():
+            return "no table in this report's folder"
+    if row["metric"].startswith(LEFT_TO_TESTS):
+        return "no plain count: left to the tests"
+    return ""
+
+
+def _read_source(source, folder):
+    """DataFrame of the table that a number rests on; a second file is joined to it by patch."""
+    first, *more = [
+        pd.read_csv(folder / name, keep_default_na=False) for name in source.split(", ")
+    ]
+    for other in more:
+        first = first.merge(other, on="patch", how="left")
+    return first
+
+
+def _rule_for(table):
+    """(how, rule) by the column that tells the kind of table; rule(row, table) is (value, n)."""
+    for column, how, rule in RULES:
+        if column in table:
+            return how, rule
+    raise LookupError("this kind of table")
+
+
+def _unchecked(row):
+    """Finding of a number that is not computed again."""
+    sentence = f"{row['metric']} of {row['run']} was not recomputed."
+    return Finding(row["id"], row["value"], "", "unchecked", sentence)
+
+
+def _compared(row, value, n):
+    """Finding: the number beside its recomputed value and n, and inside its own interval or not."""
+    same_value = np.isclose(value, row["value"], rtol=0, atol=_TOLERANCE, equal_nan=True)
+    same_n = n == int(row["n"])
+    outside = row["value"] < row["low"] - 1e-9 or row["value"] > row["high"] + 1e-9
+    sentence = (
+        f"{row['metric']} of {row['run']} is {value:.6g} (n = {n}) recomputed, "
+        f"{row['value']:.6g} (n = {row['n']}) in numbers.csv"
+    )
+    if outside:
+        sentence += f", there outside its own interval, {row['low']:.6g} to {row['high']:.6g}"
+    verdict = "contradiction"
+    if same_value and same_n and not outside:
+        verdict = "consistent"
+    return Finding(row["id"], row["value"], value, verdict, f"{sentence}.")
+
+
+# --- rules: one for each kind of table ----------------------------------------------------------
+
+
+def _from_predictions(row, table):
+    """(value, n) of a metric of one network, or of the difference of two; mean over seeds."""
+    table = _judged_patches(row, table)
+    name_column = "run"
+    if "name" in table:
+        name_column = "name"
+    metric = _ENDING.sub("", row["metric"])
+    names = re.split(" minus | less ", row["run"])
+    by_name = table.groupby(name_column)
+    seeds = [_values_by_seed(metric, by_name.get_group(name)) for name in names]
+    if len(seeds) == 1:
+        values, sizes = seeds[0]
+        return np.mean(values), sizes[0]
+
+    n_seeds = [len(values) for values, _ in seeds]
+    if row["metric"].endswith(" gap"):
+        # A gap pairs as many seeds of one network as of the other.
+        n_seeds = [min(n_seeds)] * len(seeds)
+    first, second = (np.mean(values[:n]) for (values, _), n in zip(seeds, n_seeds, strict=True))
+    n_patches = table.loc[table[name_column].isin(names), "patch"].nunique()
+    return first - second, n_patches
+
+
+def _judged_patches(row, table):
+    """DataFrame, the predictions that a row rests on: of its set, where the true score is known."""
+    truth = table["truth"]
+    if " after " in row["metric"]:
+        truth = pd.to_numeric(table["reread"]).fillna(truth)
+    asked = (table["set"] == row["set"]) & (truth >= 0)
+    if "metric" in table:
+        asked &= table["metric"] == row["metric"]
+    table = table.assign(truth=truth)[asked]
+    return table.assign(truth=table["truth"].astype(int), predicted=_predicted(table))
+
+
+def _predicted(table):
+    """(N,) predicted scores: the likeliest of p0, p1 …, or the column that says them."""
+    probabilities = [f"p{k}" for k in range(len(SCORES))]
+    if probabilities[0] in table:
+        return table[probabilities].to_numpy(float).argmax(1)
+    if "answer" in table:
+        return table["answer"].to_numpy(int)
+    return table["predicted"].to_numpy(int)
+
+
+def _values_by_seed(metric, table):
+    """([values], [n]) of a metric, one for each run of a network, in the order of the table."""
+    values = []
+    sizes = []
+    for _, seed in table.groupby("run", sort=False):
+        value, n = recount_metric(metric, seed["truth"].to_numpy(), seed["predicted"].to_numpy())
+        values.append(value)
+        sizes.append(n)
+    return values, sizes
+
+
+def _from_ratings(row, table):
+    """(value, n) of a metric of two raters, or of one with the majority of the other people."""
+    first_readings = table[table["reading"].astype(int) == 1]
+    wide = first_readings.pivot(index="patch", columns="rater", values="score")
+    wide = wide.fillna(-1).astype(int)
+    rater = row["run"].removesuffix(" against the other raters")
+    if " ~ " in rater:
+        a, b = rater.split(" ~ ")
+        # A rater without any reading has no column.
+        truth, predicted = wide.reindex(columns=[a, b], fill_value=-1).to_numpy().T
+    else:
+        people = table.loc[table["person"], "rater"].unique()
+        others = wide[people].drop(columns=rater, errors="ignore")
+        truth = np.array([_majority(scores) for scores in others.to_numpy(int)])
+        predicted = wide[rater].to_numpy()
+    both = (truth >= 0) & (predicted >= 0)
+    return recount_metric(row["metric"], truth[both], predicted[both])
+
+
+def _majority(scores):
+    """int, the commonest of the readings (-1: none) of a patch; -1 where the commonest are two."""
+    votes = np.bincount(scores[scores >= 0], minlength=len(SCORES))
+    if (votes == votes.max()).sum() > 1:
+        return -1
+    return votes.argmax()
+
+
+def _from_patches(row, table):
+    """(value, n) of a mean over the values that a table keeps for each patch."""
+    if "number" in table:
+        chosen = table[table["number"] == row["id"]]
+        column = "value"
+    elif "change" in table:
+        change = row["metric"].partition(", ")[2]
+        chosen = table[(table["label"] == row["run"]) & (table["change"] == change)]
+        column = "spearman"
+    else:
+        chosen = table[table["label"] == row["run"]]
+        column = row["metric"]
+    values = pd.to_numeric(chosen[column]).dropna()
+    return values.mean(), len(values)
+
+
+def _from_changed_patches(row, table):
+    """(value, n) of "accuracy, <network>" or "kappa, <network>" under one change of the patches."""
+    metric, _, network = row["metric"].partition(", ")
+    if metric == "kappa":
+        metric = "kappa quadratic"
+    chosen = table[table["kind"] == row["run"]]
+    return recount_metric(metric, chosen["truth"].to_numpy(int), chosen[network].to_numpy(int))
+
+
+# --- metrics: of (N,) true and (N,) predicted scores --------------------------------------------
+
+
+def recount_metric(metric: str, truth: np.ndarray, predicted: np.ndarray) -> tuple[float, int]:
+    """(value, n) of a metric of scores (N,), none unknown; NaN where it is not defined."""
+    name, _, where = metric.partition(" ")
+    if name in ("recall", "sensitivity", "specificity"):
+        asked, answered = _one_side(name, where, truth, predicted)
+        return _fraction_true(answered[asked]), int(asked.sum())
+    if metric not in METRICS:
+        raise LookupError(metric)
+    if not len(truth):
+        return np.nan, 0
+    # What is not defined is NaN in numbers.csv too; scikit-learn warns of it.
+    with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
+        return float(METRICS[metric](truth, predicted)), len(truth)
+
+
+def _one_side(name, where, truth, predicted):
+    """((N,), (N,)) bool: truly and predicted of one score, above a cut, or not above it."""
+    if name == "recall":
+        score = SCORES.index(where)
+        return truth == score, predicted == score
+    cut = CUTS.index(where)
+    if name == "sensitivity":
+        return truth > cut, predicted > cut
+    return truth <= cut, predicted <= cut
+
+
+def _fraction_true(answered):
+    """float, the fraction of (n,) bool that is true; NaN of none."""
+    if not len(answered):
+        return np.nan
+    return float(answered.mean())
+
+
+def _balanced_accuracy(truth, predicted):
+    return sk.recall_score(truth, predicted, labels=np.unique(truth), average="macro")
+
+
+def _majority_rate(truth, predicted):
+    return np.bincount(truth).max() / len(truth)
+
+
+def _off_by_two_rate(truth, predicted):
+    return np.mean(np.abs(predicted - truth) > 1)
+
+
+def _kappa_unweighted(truth, predicted):
+    return sk.cohen_kappa_score(truth, predicted, labels=range(len(SCORES)))
+
+
+def _kappa_linear(truth, predicted):
+    return sk.cohen_kappa_score(truth, predicted, labels=range(len(SCORES)), weights="linear")
+
+
+def _kappa_quadratic(truth, predicted):
+    return sk.cohen_kappa_score(truth, predicted, labels=range(len(SCORES)), weights="quadratic")
+
+
+# None of these is the code that made the number.
+METRICS = {
+    "accuracy": sk.accuracy_score,
+    "balanced accuracy": _balanced_accuracy,
+    "majority rate": _majority_rate,
+    "off-by-two rate": _off_by_two_rate,
+    "mean absolute error": sk.mean_absolute_error,
+    "kappa unweighted": _kappa_unweighted,
+    "kappa linear": _kappa_linear,
+    "kappa quadratic": _kappa_quadratic,
 }
-RULES = {  # the column that tells the kind of table: what is done, the rule
-    **dict.fromkeys(
-        ["p0", "rank"],
-        ("from the answer to each patch and its true score, by scikit-learn or counting", _answers),
-    ),
-    "rater": ("from single readings, by scikit-learn or counting", _ratings),
-    **dict.fromkeys(["label", "number"], ("mean of the values kept for each patch", _means)),
-    "kind": (
-        "from the answer to each changed patch",
-        lambda row, t: recount_metric(
-            row["metric"].split(", ")[0].replace("kappa", "kappa quadratic"),
-            *t.loc[t["kind"] == row["run"], ["truth", row["metric"].split(", ", 1)[1]]]
-            .to_numpy(int)
-            .T,
-        ),
-    ),
-    "predicted": (
-        "from the value and true score of each patch",
-        lambda row, t: recount_metric(row["metric"], t["score"], graded=t["value"]),
-    ),
-}
+
+_BY_PATCH = "from the answer to each patch and its true score, by scikit-learn or counting"
+# The column that tells the kind of table, what is done with it, and the rule that does it.
+RULES = (
+    ("p0", _BY_PATCH, _from_predictions),
+    ("answer", _BY_PATCH, _from_predictions),
+    ("rater", "from single readings, by scikit-learn or counting", _from_ratings),
+    ("label", "mean of the values kept for each patch", _from_patches),
+    ("number", "mean of the values kept for each patch", _from_patches),
+    ("kind", "from the answer to each changed patch", _from_changed_patches),
+    ("predicted", _BY_PATCH, _from_predictions),
+)

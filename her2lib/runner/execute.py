@@ -1,268 +1,311 @@
-"""Execute a study's notebooks: papermill over Dask, leases, retries, failures kept. Imports no torch."""
+"""Execute a study's notebooks: papermill over Dask, leases, retries, failures kept. No torch."""
 
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from her2lib.files import read_json, write_json
 from her2lib.runner import lease
 from her2lib.runner import plan as plan_
 from her2lib.runner import workers as workers_
+from her2lib.runner.plan import RunError, Task
 from her2lib.runner.progress import Board, doing, sentence
-from her2lib.study.fingerprints import environment
+from her2lib.study.config import Study
+from her2lib.study.fingerprints import VERSION, environment
 
-LOOK_SECONDS, LATER_SECONDS = (
-    0.1,
-    2,
-)  # between two looks at what has finished; before asking again for what another command executes
-BAD = ("failed", "blocked")
+if TYPE_CHECKING:
+    import pandas as pd
+
+LOOK_SECONDS = 0.1  # between two looks at what has finished
+LATER_SECONDS = 2  # before asking again for what another command executes
+FAILED = ("failed", "blocked")
+# what an earlier execution says of itself; what it made (a checkpoint, tables) is not among these
+TRACES = (
+    "done.json",
+    "run.json",
+    "notebook.ipynb",
+    "failed.json",
+    "failed.ipynb",
+    "progress.json",
+)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """rows of task, state (done, skipped, failed, blocked, planned), seconds, tries, cell, error."""
+    """rows of task, state (done, skipped, failed, blocked, planned), seconds, tries, error."""
 
-    rows: list
+    rows: list[dict]
 
     @property
-    def exit_code(self):
+    def exit_code(self) -> int:
         """int, 0 when everything asked for is complete, else 1."""
-        return int(any(row["state"] in BAD for row in self.rows))
+        return int(any(row["state"] in FAILED for row in self.rows))
 
     def __str__(self):
         counts = Counter(row["state"] for row in self.rows)
-        bad = [sentence(row) for row in self.rows if row["state"] in BAD]
-        return "\n".join([", ".join(f"{n} {state}" for state, n in counts.items()) + ".", *bad])
+        line = ", ".join(f"{n} {state}" for state, n in counts.items()) + "."
+        failures = [sentence(row) for row in self.rows if row["state"] in FAILED]
+        return "\n".join([line, *failures])
 
 
-def execute(
-    study,
+def execute_study(
+    study: Study,
     *,
-    only=None,
-    force=False,
-    dry_run=False,
-    retries=2,
-    workers=None,
-    per_gpu=1,
-    scheduler=None,
-    insecure=False,
-    progress=True,
-):
-    """Summary after executing what is not complete; the same call goes on where an earlier one was stopped."""
-    if scheduler and not scheduler.startswith(("tls://", "wss://")) and not insecure:
-        raise plan_.RunError(
-            f"{scheduler} is not encrypted, and Dask runs whatever it is sent: use tls:// or say --insecure."
-        )
-    tasks, table = (
-        plan_.choose_tasks(plan_.plan_tasks(study), only),
-        plan_.estimate(study, only=only, force=force),
-    )
+    only: str | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    retries: int = 2,
+    workers: int | None = None,
+    per_gpu: int = 1,
+    scheduler: str | None = None,
+    insecure: bool = False,
+    progress: bool = True,
+) -> Summary:
+    """Summary after executing what is not complete; the same call goes on after an interruption.
+
+    only is a pattern of names ('vit*'; what they need is executed too), force does complete work
+    again, dry_run says what there is to do and runs nothing. There is one worker for each GPU and
+    run that shares it, one in all on CPUs, or as many as workers says. A notebook that fails is
+    tried retries times more, unless it fails in the same way twice. Raises RunError where the
+    study cannot be executed as asked. Example: print(execute_study(load_study("smoke")))
+    """
+    if scheduler and not insecure:
+        _check_encrypted(scheduler)
+    tasks = plan_.choose_tasks(plan_.plan_tasks(study), only)
+    table = plan_.estimate(study, only=only, force=force)
     if progress or dry_run:
-        print(plan_._announce(table, whole=dry_run) + plan_._shared(study, per_gpu), flush=True)
+        texts = [plan_.announce(table, whole=dry_run), plan_.gpu_sharing(study, per_gpu)]
+        print("\n".join(text for text in texts if text), flush=True)
     if dry_run:
         return Summary([_row(task, "planned") for task in tasks])
-    rows, board, failures = {}, Board(len(tasks), progress), study.folder_of("failures.json")
+
+    rows = {}
+    failures = study.folder_of("failures.json")
+    board = Board(len(tasks), progress)
     with closing(board), _cluster(table, workers, per_gpu, scheduler) as (client, env):
+        drive = _Drive(client, tasks, retries=retries, force=force, env=env)
         try:
-            for row in _drive(
-                client, tasks, rows, retries=retries, force=force, env=env, show=board.show
-            ):
+            for row in drive.rows_as_they_come(board.show):
                 board.settle(row)
-                _keep(failures, rows)  # at once: the report's notebook reads it
+                if not row.get("again"):
+                    rows[row["task"]] = row
+                _write_failures(failures, rows)  # at once: the report's notebook reads it
         finally:
             lease.abandon()  # Ctrl-C: what a thread of this process executes stops now
     return Summary([rows[task.name] for task in tasks])
 
 
-def run_task(task, *, attempt=1, force=False, env=None):
-    """dict, the row of one attempt in a kernel of its own, kept as notebook.ipynb or failed.ipynb; busy when not ours to do."""
+def run_task(
+    task: Task, *, attempt: int = 1, force: bool = False, env: dict[str, str] | None = None
+) -> dict:
+    """dict, the row of one attempt in a kernel of its own; "busy" when another has the folder.
+
+    The executed notebook is kept as notebook.ipynb or failed.ipynb, and done.json, the receipt of
+    a complete task, is written last.
+    """
     claim = lease.take(task.folder)
     if claim is None:
         return _row(task, "busy")
     try:
-        if not force and (receipt := plan_.is_complete(task)):  # another command was quicker
+        receipt = plan_.is_complete(task)
+        if receipt and not force:  # another command was quicker
             return _row(task, "skipped", **receipt)
-        _clear(task.folder, everything=force and attempt == 1)
-        cells, started, stands_on = (
-            plan_._cells(task.notebook),
-            datetime.now(UTC),
-            plan_._stands_on(task),
-        )
-        failure = workers_.run_notebook(
-            task.notebook, task.parameters, claim, cells=cells, env=env or {}
-        )
-        if claim.lost:
-            return _row(task, "busy")
-        seconds = round((datetime.now(UTC) - started).total_seconds(), 3)
-        row = _row(
-            task, "failed" if failure else "done", seconds=seconds, tries=attempt, **(failure or {})
-        )
-        if failure:
-            write_json(task.folder / "failed.json", row)
-        else:
-            write_json(
-                task.folder / "done.json",
-                {
-                    **row,
-                    "notebook": task.notebook,
-                    "parameters": task.parameters,
-                    "fingerprint": task.fingerprint,
-                    "stands_on": stands_on,
-                    "started": started.isoformat(),
-                    "ended": datetime.now(UTC).isoformat(),
-                    "host": claim.record["host"],
-                    "versions": environment(),
-                },
-            )
-        return row
+        return _run_claimed(task, claim, attempt=attempt, force=force, env=env or {})
     finally:
         claim.release()
 
 
-def study_status(study):
-    """DataFrame, one row per task from the files alone: state, seconds, what it is doing or why it failed, host."""
+def study_status(study: Study) -> "pd.DataFrame":
+    """DataFrame, one row per task from the files alone: state, seconds, now, host.
+
+    now is what a running task is doing, or why one failed; a task that is old was finished before
+    something that it stands on changed. Example: study_status(load_study("smoke"))
+    """
     import pandas as pd
 
-    return pd.DataFrame([_state(task) for task in plan_.plan_tasks(study)])
+    return pd.DataFrame([_status_row(task) for task in plan_.plan_tasks(study)])
 
 
-def _cluster(table, places, per_gpu, scheduler):
+# --- driving all tasks --------------------------------------------------------------------------
+
+
+class _Drive:
+    """A study's tasks on their way: what waits, what runs, how often each was tried, its row."""
+
+    def __init__(self, client, tasks, *, retries: int, force: bool, env: dict):
+        self.client = client
+        self.retries = retries
+        self.force = force
+        self.env = env
+        self.waiting = list(tasks)
+        self.running = {}  # job -> task
+        self.rows = {}  # name -> row of what is settled
+        self.failures = Counter()  # name -> attempts that failed
+        self.last_error = {}  # name -> (cell, error)
+        self.not_before = {}  # name -> time before which it is not asked for again
+
+    def rows_as_they_come(self, show: Callable[[Iterable[Task]], None]) -> Iterator[dict]:
+        """Rows as tasks are settled and attempts fail; every worker is kept busy meanwhile."""
+        while self.waiting or self.running:
+            yield from self._settle_or_start()
+            time.sleep(LOOK_SECONDS)
+            show(self.running.values())
+            yield from self._collect()
+
+    def _settle_or_start(self):
+        """Rows of waiting tasks that need no execution; the others start where a worker is free."""
+        n_free = self._n_workers() - len(self.running)
+        ready = [task for task in self.waiting if all(need in self.rows for need in task.needs)]
+        for task in ready:
+            row = self._row_without_execution(task)
+            if row:
+                self.waiting.remove(task)
+                self.rows[task.name] = row
+                yield row
+            elif self.client is None:
+                raise RunError(
+                    "Another command is changing this study at the same time: the same command "
+                    "goes on."
+                )
+            elif n_free > 0 and self.not_before.get(task.name, 0) <= time.monotonic():
+                self.waiting.remove(task)
+                self._start(task)
+                n_free -= 1
+
+    def _collect(self):
+        """Rows of jobs that have finished; a task to be tried again waits again."""
+        for job in [job for job in self.running if job.done()]:
+            task = self.running.pop(job)
+            row = _row_of_job(job, task, attempt=self.failures[task.name] + 1)
+            if row["state"] == "busy":
+                self.not_before[task.name] = time.monotonic() + LATER_SECONDS
+                self.waiting.append(task)
+            elif row["state"] == "failed" and self._is_tried_again(task, row):
+                self.waiting.append(task)
+                yield {**row, "again": True}
+            else:
+                self.rows[task.name] = row
+                yield row
+
+    def _start(self, task):
+        attempt = self.failures[task.name] + 1
+        job = self.client.submit(
+            run_task, task, attempt=attempt, force=self.force, env=self.env, pure=False
+        )
+        self.running[job] = task
+
+    def _is_tried_again(self, task, row):
+        """bool, after counting this failure: there are tries left and the error is a new one."""
+        self.failures[task.name] += 1
+        error = (row["cell"], row["error"])
+        # the same error in the same cell a second time will come a third time
+        is_new = self.last_error.get(task.name) != error
+        self.last_error[task.name] = error
+        return is_new and self.failures[task.name] <= self.retries
+
+    def _row_without_execution(self, task):
+        """dict, the row of a task that is complete or blocked; None when it is to be executed."""
+        receipt = plan_.is_complete(task)
+        if receipt and not self.force:
+            return _row(task, "skipped", **receipt)
+        failed = [need for need in task.needs if self.rows[need]["state"] in FAILED]
+        # a comparison goes on with the runs there are, and the report names the rest
+        runs = [name for name in task.reads if not name[:2].isdigit()]
+        some_run_is_there = any(self.rows[run]["state"] not in FAILED for run in runs)
+        if not failed or some_run_is_there:
+            return None
+        _clear(task.folder, everything=False)
+        return _row(task, "blocked", error=f"needs {', '.join(failed)}")
+
+    def _n_workers(self):
+        if self.client is None:
+            return 0
+        return sum(self.client.nthreads().values())
+
+
+def _check_encrypted(scheduler):
+    if not scheduler.startswith(("tls://", "wss://")):
+        raise RunError(
+            f"{scheduler} is not encrypted, and Dask runs whatever it is sent: use tls:// or say "
+            "--insecure."
+        )
+
+
+def _cluster(table, workers, per_gpu, scheduler):
     """Context of (Client, environment); nothing is started when nothing is to be executed."""
     if scheduler or any(row["action"] == "execute" for row in table):
-        return workers_.cluster(workers_.slots(places, per_gpu), scheduler)
+        return workers_.cluster(workers_.slots(workers, per_gpu), scheduler)
     return nullcontext((None, {}))
 
 
-def _drive(client, tasks, rows, *, retries, force, env, show):
-    """Generator of rows as tasks are settled and attempts fail; every worker is kept busy with what may be executed."""
-    waiting, running, later, tries, last = list(tasks), {}, {}, Counter(), {}
-    while waiting or running:
-        free = (sum(client.nthreads().values()) if client else 0) - len(running)
-        for task in [task for task in waiting if all(need in rows for need in task.needs)]:
-            row = _settled(task, rows, force)
-            if row:
-                rows[task.name] = row
-                yield row
-            elif client is None:
-                raise plan_.RunError(
-                    "Another command is changing this study at the same time: the same command goes on."
-                )
-            elif free > 0 and later.get(task.name, 0) <= time.monotonic():
-                job = client.submit(
-                    run_task, task, attempt=tries[task.name] + 1, force=force, env=env, pure=False
-                )
-                running[job], free = task, free - 1
-            else:
-                continue
-            waiting.remove(task)
-        time.sleep(LOOK_SECONDS)
-        show(running.values())
-        for job in [job for job in running if job.done()]:
-            task = running.pop(job)
-            row = _outcome(job, task, tries[task.name] + 1)
-            tries[task.name] += row["state"] == "failed"
-            if row["state"] == "busy":
-                later[task.name] = time.monotonic() + LATER_SECONDS
-                waiting.append(task)
-            elif (
-                row["state"] == "failed"
-                and tries[task.name] <= retries
-                and last.get(task.name) != (row["cell"], row["error"])
-            ):
-                last[task.name] = (
-                    row["cell"],
-                    row["error"],
-                )  # the same error in the same cell a second time will come a third time
-                waiting.append(task)
-                yield {**row, "again": True}
-            else:
-                rows[task.name] = row
-                yield row
-
-
-def _settled(task, rows, force):
-    """dict, the row of a task that is complete or blocked; None when it is to be executed."""
-    if not force and (receipt := plan_.is_complete(task)):
-        return _row(task, "skipped", **receipt)
-    bad = [need for need in task.needs if rows[need]["state"] in BAD]
-    runs = [need for need in task.reads if not need[:2].isdigit()]
-    if not bad or any(
-        rows[run]["state"] not in BAD for run in runs
-    ):  # goes on with those there are; the report names the rest
-        return None
-    _clear(task.folder, everything=False)
-    return _row(task, "blocked", error=f"needs {', '.join(bad)}")
-
-
-def _outcome(job, task, attempt):
-    """dict, the row of a finished job; a notebook whose worker was killed four times over is a failed attempt."""
+def _row_of_job(job, task, *, attempt):
+    """dict, the row of a finished job; whose worker was killed four times over has failed."""
     if job.cancelled():
-        raise plan_.RunError(
-            "The Dask scheduler is gone. The same command goes on where it stopped."
-        )
+        raise RunError("The Dask scheduler is gone. The same command goes on where it stopped.")
     error = job.exception()
-    return (
-        _row(task, "failed", tries=attempt, error=f"{type(error).__name__}: {error}")
-        if error
-        else job.result()
-    )
+    if error:
+        return _row(task, "failed", tries=attempt, error=f"{type(error).__name__}: {error}")
+    return job.result()
 
 
-def _state(task):
-    receipt, failure = (read_json(task.folder / name) for name in ("done.json", "failed.json"))
-    held = lease.holder(task.folder)
-    state = (
-        "running"
-        if held
-        else "done"
-        if plan_.is_complete(task)
-        else "failed"
-        if failure
-        else "old"
-        if receipt
-        else "waiting"
-    )
-    now = doing(task.folder) if held else sentence(failure) if failure else ""
-    return {
-        "task": task.name,
-        "state": state,
-        "seconds": receipt.get("seconds"),
-        "now": now,
-        "host": (held or receipt).get("host", ""),
+# --- one task -----------------------------------------------------------------------------------
+
+
+def _run_claimed(task, claim, *, attempt, force, env):
+    """dict, the row of one attempt in a folder that is ours."""
+    _clear(task.folder, everything=force and attempt == 1)
+    cells = plan_.notebook_cells(task.notebook)
+    stands_on = plan_.results_read(task)  # as it is now: it may change while the notebook runs
+    started = datetime.now(UTC)
+    failure = workers_.run_notebook(task.notebook, task.parameters, claim, cells=cells, env=env)
+    if claim.lost:
+        return _row(task, "busy")
+    ended = datetime.now(UTC)
+    seconds = round((ended - started).total_seconds(), 3)
+    if failure:
+        row = _row(task, "failed", seconds=seconds, tries=attempt, **failure)
+        write_json(task.folder / "failed.json", row)
+        return row
+    row = _row(task, "done", seconds=seconds, tries=attempt)
+    receipt = {
+        **row,
+        "notebook": task.notebook,
+        "parameters": task.parameters,
+        "fingerprint": task.fingerprint,
+        "fingerprint_scheme": VERSION,
+        "stands_on": stands_on,
+        "started": started.isoformat(),
+        "ended": ended.isoformat(),
+        "host": claim.record["host"],
+        "versions": environment(),
     }
+    write_json(task.folder / "done.json", receipt)
+    return row
 
 
-def _keep(file, rows):
-    """None; in failures.json every failed or blocked task, those of other calls kept until they are executed again."""
-    old = [other for other in read_json(file) or [] if other["task"] not in rows]
-    bad = [other for other in rows.values() if other["state"] in BAD]
-    if old + bad or file.exists():
-        write_json(file, old + bad)
-
-
-def _clear(folder, *, everything):
-    """None; takes away what an earlier execution said, or with everything also what it made."""
-    said = (
-        "done.json",
-        "run.json",
-        "notebook.ipynb",
-        "failed.json",
-        "failed.ipynb",
-        "progress.json",
-    )
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if (
-            path.name in said
-            or path.name.startswith(".notebook-")
-            or (everything and not path.name.startswith("."))
-        ):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _clear(folder: Path, *, everything: bool):
+    """None; takes away what an earlier execution says, or with everything also what it made."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        is_trace = path.name in TRACES or path.name.startswith(".notebook-")
+        is_result = not path.name.startswith(".")  # leases begin with a dot
+        if not is_trace and not (everything and is_result):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _row(task, state, /, *, seconds=0, tries=0, cell=None, error="", **_):
+    """dict of one task in a summary; further facts of a receipt are left out."""
     return {
         "task": task.name,
         "state": state,
@@ -271,3 +314,45 @@ def _row(task, state, /, *, seconds=0, tries=0, cell=None, error="", **_):
         "cell": cell,
         "error": error,
     }
+
+
+# --- status and failures ------------------------------------------------------------------------
+
+
+def _status_row(task):
+    receipt = read_json(task.folder / "done.json")
+    failure = read_json(task.folder / "failed.json")
+    holder = lease.holder(task.folder)
+    now = ""
+    if holder:
+        now = doing(task.folder)
+    elif failure:
+        now = sentence(failure)
+    return {
+        "task": task.name,
+        "state": _state(task, holder, receipt, failure),
+        "seconds": receipt.get("seconds"),
+        "now": now,
+        "host": (holder or receipt).get("host", ""),
+    }
+
+
+def _state(task, holder, receipt, failure):
+    """str, running, done, failed, old (finished before something changed) or waiting."""
+    if holder:
+        return "running"
+    if plan_.is_complete(task):
+        return "done"
+    if failure:
+        return "failed"
+    if receipt:
+        return "old"
+    return "waiting"
+
+
+def _write_failures(file, rows):
+    """None; failures.json lists what failed or is blocked, of other calls until it runs again."""
+    of_other_calls = [row for row in read_json(file) or [] if row["task"] not in rows]
+    failures = [row for row in rows.values() if row["state"] in FAILED]
+    if of_other_calls or failures or file.exists():
+        write_json(file, of_other_calls + failures)

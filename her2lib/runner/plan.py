@@ -1,7 +1,8 @@
-"""What a study has to execute: its notebooks as tasks, what each reads, whether it is done, what it will cost."""
+"""What a study has to execute: its notebooks as tasks, what each reads, if it is done, its cost."""
 
 import ast
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
@@ -11,10 +12,11 @@ from statistics import median
 from her2lib.files import ROOT, did_you_mean, fingerprint, read_json
 from her2lib.runner import workers as workers_
 from her2lib.runner.progress import duration
-from her2lib.study.config import NOTEBOOK_OF, REVIEW
-from her2lib.study.fingerprints import code_fingerprint, data_fingerprint
+from her2lib.study.config import NOTEBOOK_OF, REVIEW, Study
+from her2lib.study.fingerprints import VERSION, code_fingerprint, data_fingerprint
 
 REPORT = "10_report"
+SAME_COST = ("network", "side_px", "n_train")  # runs that share these take about as long
 
 
 class RunError(RuntimeError):
@@ -23,102 +25,116 @@ class RunError(RuntimeError):
 
 @dataclass(frozen=True)
 class Task:
-    """One execution of one notebook: what it is given, what is settled before it, whose results it reads."""
+    """One execution of one notebook: its parameters, what is settled before it, what it reads."""
 
     name: str
     notebook: str
-    parameters: dict
-    needs: tuple
-    reads: tuple
+    parameters: dict[str, str]
+    needs: tuple[str, ...]
+    reads: tuple[str, ...]
     fingerprint: str
     folder: Path
 
 
-def plan_tasks(study):
-    """list of Task in the order of execution: exploration, runs, comparisons, side rooms, report."""
-    found = [file.stem for file in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
-    before = [name for name in found if name < "02"]
-    after = [name for name in found if "06" <= name < "90" and name != REPORT] + _rooms(
-        study, found
-    )
-    data, code, tasks = [data_fingerprint(study), study.data], cache(code_fingerprint), {}
+def plan_tasks(study: Study) -> list[Task]:
+    """list of Task in the order of execution: exploration, runs, comparisons, side rooms, report.
 
-    def add(name, notebook, needs, reads, hangs_on, **given):
-        parameters = {"study_name": _name(study), **given}
-        _check_parameters(notebook, parameters)
-        mark = fingerprint(
-            code(notebook), parameters, hangs_on, [tasks[need].fingerprint for need in reads]
-        )
-        tasks[name] = Task(
-            name, notebook, parameters, tuple(needs), tuple(reads), mark, study.folder_of(name)
-        )
+    Raises RunError for a side room that does not exist, and for a notebook without the parameters
+    that it would be given. Example: [task.name for task in plan_tasks(load_study("smoke"))]
+    """
+    notebooks = [file.stem for file in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
+    before = [name for name in notebooks if name < "02"]
+    after = [name for name in notebooks if "06" <= name < "90" and name != REPORT]
+    after += _extra_notebooks(study, notebooks)
+    data = [data_fingerprint(study), study.data]
+    whole = [data, study.question, study.axes, study.extra_axes, study.maps, study.published]
 
-    for name in before:
-        add(name, name, before[: before.index(name)], [], [data, study.maps])
-    for row in (
-        study.runs()
-    ):  # waits for 00 and 01, which prepare the data, but reads nothing that they write
-        add(
-            row["run"],
-            NOTEBOOK_OF[row["network"]],
-            before,
-            [],
-            [data, *study.stands_on(row)],
-            run=row["run"],
+    tasks = _Tasks(study)
+    for i, name in enumerate(before):
+        tasks.add(name, needs=before[:i], stands_on=[data, study.maps])
+
+    # a run waits for 00 and 01, which prepare the data, but reads nothing that they write
+    for run in study.runs():
+        tasks.add(
+            run["run"],
+            notebook=NOTEBOOK_OF[run["network"]],
+            needs=before,
+            stands_on=[data, *study.stands_on(run)],
+            run=run["run"],
         )
-    first, whole = (
-        list(tasks),
-        [data, study.question, study.axes, study.extra_axes, study.maps, study.published],
-    )
+    so_far = tasks.names()
     for name in after:
-        add(name, name, first, first, whole + study.readings * (name == REVIEW))
-    if REPORT in found:
-        add(REPORT, REPORT, list(tasks), list(tasks), whole)
-    return list(tasks.values())
+        stands_on = whole
+        if name == REVIEW:
+            stands_on = whole + study.readings
+        tasks.add(name, needs=so_far, reads=so_far, stands_on=stands_on)
+    if REPORT in notebooks:
+        so_far = tasks.names()
+        tasks.add(REPORT, needs=so_far, reads=so_far, stands_on=whole)
+    return list(tasks.by_name.values())
 
 
-def is_complete(task):
-    """dict, the receipt of a task that was executed as it now stands, on the results that now stand; else None."""
+def is_complete(task: Task) -> dict | None:
+    """dict, the receipt of a task executed as it and what it reads now stand; else None."""
     receipt = read_json(task.folder / "done.json")
-    whole = receipt.get("fingerprint") == task.fingerprint and receipt["stands_on"] == _stands_on(
-        task
-    )
-    return receipt if whole and (task.folder / "notebook.ipynb").is_file() else None
+    if receipt.get("fingerprint") != task.fingerprint:
+        return None
+    if receipt["stands_on"] != results_read(task):
+        return None
+    if not (task.folder / "notebook.ipynb").is_file():
+        return None
+    return receipt
 
 
-def estimate(study, *, only=None, force=False):
-    """list of dict, the plan: task, action (skip, execute), seconds as it or its like took before (None unknown)."""
-    tasks, axes = plan_tasks(study), {row["run"]: row for row in study.runs()}
-    spent = {task.name: read_json(task.folder / "done.json").get("seconds") for task in tasks}
+def results_read(task: Task) -> list[str]:
+    """list of str, when what this task reads was made, or how it failed.
 
-    def seconds(name):
-        like = [
-            spent[other]
-            for other, row in axes.items()
-            if name in axes
-            and spent[other]
-            and all(row[axis] == axes[name][axis] for axis in ("network", "side_px", "n_train"))
-        ]
-        return spent[name] or (median(like) if like else None)
+    Another answer makes the task old.
+    """
+    answers = []
+    for name in task.reads:
+        folder = task.folder.parent / name
+        ended = read_json(folder / "done.json").get("ended")
+        answers.append(ended or read_json(folder / "failed.json").get("error", ""))
+    return answers
 
-    return [
-        {
+
+def estimate(study: Study, *, only: str | None = None, force: bool = False) -> list[dict]:
+    """list of dict, the plan: task, action (skip, execute), seconds, other_scheme, trains.
+
+    seconds are as it or its like took before, None if unknown; other_scheme says that it was
+    finished before, under fingerprints that cannot be compared with today's (see announce).
+    """
+    tasks = plan_tasks(study)
+    receipts = {task.name: read_json(task.folder / "done.json") for task in tasks}
+    spent = {name: receipt.get("seconds") for name, receipt in receipts.items()}
+    runs = {run["run"]: run for run in study.runs()}
+    table = []
+    for task in choose_tasks(tasks, only):
+        action = "execute"
+        if is_complete(task) and not force:
+            action = "skip"
+        receipt = receipts[task.name]
+        row = {
             "task": task.name,
-            "action": "skip" if is_complete(task) and not force else "execute",
-            "seconds": seconds(task.name),
+            "action": action,
+            "seconds": _expected_seconds(task.name, spent, runs),
+            "other_scheme": bool(receipt) and receipt.get("fingerprint_scheme") != VERSION,
+            "trains": task.name in runs,
         }
-        for task in choose_tasks(tasks, only)
-    ]
+        table.append(row)
+    return table
 
 
-def choose_tasks(tasks, only):
+def choose_tasks(tasks: list[Task], only: str | None) -> list[Task]:
     """list of Task whose names match a pattern such as 'vit*', and what they need."""
     by_name = {task.name: task for task in tasks}
-    waiting, wanted = [name for name in by_name if only is None or fnmatch(name, only)], set()
+    waiting = [name for name in by_name if only is None or fnmatch(name, only)]
     if not waiting:
         raise RunError(
             f"No notebook or run of this study matches {only!r}.{did_you_mean(only, by_name)}"
         )
+    wanted = set()
     while waiting:
         name = waiting.pop()
         wanted.add(name)
@@ -126,93 +142,163 @@ def choose_tasks(tasks, only):
     return [task for task in tasks if task.name in wanted]
 
 
-def _announce(table, *, whole):
-    """str, the plan as one sentence, or with a line per task."""
-    todo = [row["seconds"] for row in table if row["action"] == "execute"]
-    known = [seconds for seconds in todo if seconds is not None]
-    cost = (
-        f"about {duration(sum(known))} of work, as before"
-        if known
-        else "cost unknown before a first run"
-    )
-    more = f"; {len(todo) - len(known)} never timed" if 0 < len(known) < len(todo) else ""
-    lines = [f"{row['action']:8} {row['task']}  {duration(row['seconds'])}" for row in table]
-    done = len(table) - len(todo)
-    return "\n".join(
-        [
-            *(lines if whole else []),
-            f"{len(table)} notebooks: {done} complete, {len(todo)} to execute"
-            + (f" ({cost}{more})." if todo else "."),
-        ]
-    )
+def notebook_cells(notebook: str) -> list[dict]:
+    """list of dict, the cells of a notebook of the project."""
+    file = ROOT / "notebooks" / f"{notebook}.ipynb"
+    return json.loads(file.read_text(encoding="utf-8"))["cells"]
 
 
-def _shared(study, per_gpu):
-    """str, what sharing a GPU costs in memory: the largest networks meet on one; "" when nothing is shared."""
+# --- what people are told before anything starts ------------------------------------------------
+
+
+def announce(table: list[dict], *, whole: bool) -> str:
+    """str, the plan of estimate: a line per task if whole, its cost, why finished work is old."""
+    lines = []
+    if whole:  # a dry run
+        lines = [f"{row['action']:8} {row['task']}  {duration(row['seconds'])}" for row in table]
+    todo = [row for row in table if row["action"] == "execute"]
+    text = f"{len(table)} notebooks: {len(table) - len(todo)} complete, {len(todo)} to execute"
+    if todo:
+        text += f" ({_cost([row['seconds'] for row in todo])})"
+    lines.append(f"{text}.")
+    other_scheme = [row for row in todo if row["other_scheme"]]
+    if other_scheme:
+        lines.append(_why_old(other_scheme))
+    return "\n".join(lines)
+
+
+def gpu_sharing(study: Study, per_gpu: int) -> str:
+    """str, what sharing a GPU costs in memory if the largest networks meet on one, or ""."""
     if per_gpu < 2:
         return ""
     batch = study.train.get("batch", 32)
-    kinds = sorted({(run["network"], run["side_px"]) for run in study.runs()})
-    sizes = [
-        workers_.memory_gb(network, side_px=side_px, batch=batch) for network, side_px in kinds
-    ]
-    each = [
-        f"{network} at {side_px} px {gb:.1f} GB"
-        for (network, side_px), gb in zip(kinds, sizes, strict=True)
-    ]
+    gigabytes = []
+    texts = []
+    for network, side_px in sorted({(run["network"], run["side_px"]) for run in study.runs()}):
+        gb = workers_.memory_gb(network, side_px=side_px, batch=batch)
+        gigabytes.append(gb)
+        texts.append(f"{network} at {side_px} px {gb:.1f} GB")
     return (
-        f"\n{per_gpu} runs share each GPU: at most {per_gpu * max(sizes):.1f} GB and {per_gpu} copies of the patches "
-        f"(estimate for batches of {batch}, not measured: {'; '.join(each)})."
+        f"{per_gpu} runs share each GPU: at most {per_gpu * max(gigabytes):.1f} GB and {per_gpu} "
+        f"copies of the patches (estimate for batches of {batch}, not measured: "
+        f"{'; '.join(texts)})."
     )
 
 
-def _stands_on(task):
-    """list of str, when what this task reads was made, or how it failed: another answer makes this task old."""
-    folders = [task.folder.parent / name for name in task.reads]
-    return [
-        read_json(f / "done.json").get("ended") or read_json(f / "failed.json").get("error", "")
-        for f in folders
-    ]
+def _cost(seconds):
+    """str, what is to be executed took so long before, as far as it was ever timed."""
+    known = [one for one in seconds if one is not None]
+    if not known:
+        return "cost unknown before a first run"
+    text = f"about {duration(sum(known))} of work, as before"
+    if len(known) < len(seconds):
+        text += f"; {len(seconds) - len(known)} never timed"
+    return text
 
 
-def _rooms(study, found):
+def _why_old(table):
+    """str, the sentence on finished work that was made under another scheme of fingerprints."""
+    # No network of scheme 1 is taken over: the stamp of a training holds the source of
+    # networks.train and what decides beside it, and all of these changed with the scheme.
+    # Whoever raises VERSION must ask whether that is still so.
+    text = (
+        "Made by another version of this kit, whose fingerprints of code cannot be compared with "
+        f"today's: {_counted(table, 'finished notebook')}, to be executed again"
+    )
+    trainings = [row for row in table if row["trains"]]
+    if trainings:
+        text += f", with {_counted(trainings, 'network')}, to be trained again from the start"
+    return f"{text}."
+
+
+def _counted(rows, noun):
+    if len(rows) == 1:
+        return f"1 {noun}"
+    return f"{len(rows)} {noun}s"
+
+
+# --- helpers ------------------------------------------------------------------------------------
+
+
+class _Tasks:
+    """The tasks of a study as they are added, one standing on those before it."""
+
+    def __init__(self, study):
+        self.study = study
+        self.by_name = {}
+        self.code = cache(code_fingerprint)
+
+    def names(self):
+        return list(self.by_name)
+
+    def add(self, name, *, needs, stands_on, notebook="", reads=(), **parameters):
+        notebook = notebook or name
+        parameters = {"study_name": _name_or_path(self.study), **parameters}
+        _check_parameters(notebook, parameters)
+        read = [self.by_name[other].fingerprint for other in reads]
+        mark = fingerprint(VERSION, self.code(notebook), parameters, stands_on, read)
+        folder = self.study.folder_of(name)
+        self.by_name[name] = Task(
+            name, notebook, parameters, tuple(needs), tuple(reads), mark, folder
+        )
+
+
+def _extra_notebooks(study: Study, notebooks: Iterable[str]) -> list[str]:
     """list of the notebooks 90 and up that the study asks for, by name, number or title."""
-    rooms = [name for name in found if name >= "90"]
-    for room in study.extra_notebooks:
-        if not any(room in (name, name[:2], name[3:]) for name in rooms):
+    side_rooms = [name for name in notebooks if name >= "90"]
+    wanted = set()
+    for asked in study.extra_notebooks:
+        matching = [name for name in side_rooms if asked in (name, name[:2], name[3:])]
+        if not matching:
             raise RunError(
-                f"{study.file.name}: there is no side room {room!r}.{did_you_mean(room, rooms)}"
+                f"{study.file.name}: there is no side room {asked!r}."
+                f"{did_you_mean(asked, side_rooms)}"
             )
-    return [name for name in rooms if {name, name[:2], name[3:]} & set(study.extra_notebooks)]
+        wanted.update(matching)
+    return [name for name in side_rooms if name in wanted]
 
 
-def _name(study):
-    home = study.file.resolve().parent == (ROOT / "studies").resolve()
-    return study.name if home else str(study.file.resolve())
+def _name_or_path(study):
+    """str, by which a notebook finds the study: its name, or the path of a file elsewhere."""
+    file = study.file.resolve()
+    if file.parent == (ROOT / "studies").resolve():
+        return study.name
+    return str(file)
 
 
 def _check_parameters(notebook, parameters):
-    """None; raises for a parameter that the notebook does not have: papermill would only warn, and run its defaults."""
-    tagged = [
-        "".join(cell["source"])
-        for cell in _cells(notebook)
-        if "parameters" in cell["metadata"].get("tags", ())
-    ]
-    nodes = ast.parse("\n".join(tagged)).body
-    known = [
-        target.id
-        for node in nodes
-        for target in getattr(node, "targets", ())
-        if isinstance(target, ast.Name)
-    ]
-    for word in parameters:
-        if word not in known:
+    """None; raises for a parameter that the notebook does not have.
+
+    Papermill would only warn, and run the notebook's defaults.
+    """
+    sources = []
+    for cell in notebook_cells(notebook):
+        if "parameters" in cell["metadata"].get("tags", ()):
+            sources.append("".join(cell["source"]))
+    known = []
+    for node in ast.parse("\n".join(sources)).body:
+        for target in getattr(node, "targets", ()):
+            if isinstance(target, ast.Name):
+                known.append(target.id)
+    for name in parameters:
+        if name not in known:
             raise RunError(
-                f"{notebook}.ipynb has no parameter {word!r} in a cell tagged parameters.{did_you_mean(word, known)}"
+                f"{notebook}.ipynb has no parameter {name!r} in a cell tagged parameters."
+                f"{did_you_mean(name, known)}"
             )
 
 
-def _cells(notebook):
-    return json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))[
-        "cells"
+def _expected_seconds(name, spent, runs):
+    """float of a task as it took before, else as runs of the same cost did; None if unknown."""
+    if spent[name]:
+        return spent[name]
+    if name not in runs:
+        return None
+    same_cost = [
+        spent[other]
+        for other, run in runs.items()
+        if spent[other] and all(run[axis] == runs[name][axis] for axis in SAME_COST)
     ]
+    if not same_cost:
+        return None
+    return median(same_cost)

@@ -1,90 +1,113 @@
-"""What running notebooks are doing, in words and in bars: for a terminal, a notebook and a log file."""
+"""What running notebooks are doing, in words and bars: for a terminal, a notebook, a log file."""
 
 import sys
 import time
+from collections.abc import Iterable
 from itertools import zip_longest
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from her2lib.files import read_json
 from her2lib.runner import lease
 
-LIVE_SECONDS, LOG_SECONDS = (
-    0.5,
-    60,
-)  # between two looks at the running notebooks: for eyes, and for a log file
+# between two looks at the running notebooks: for eyes, and for a log file
+LIVE_SECONDS = 0.5
+LOG_SECONDS = 60
 
 
 class Board:
-    """One bar for the study and a line per running notebook; in a log file plain lines without control characters."""
+    """One bar for the study and a line per running notebook; in a log file lines of plain text."""
 
-    def __init__(self, total, progress):
-        shell = getattr(
-            sys.modules.get("IPython"), "get_ipython", lambda: None
-        )()  # a notebook has one, a log file has not
-        self.live = progress and (sys.stderr.isatty() or shell is not None)
-        self.plain, self.total, self.settled, self.next = progress and not self.live, total, 0, 0
+    def __init__(self, total: int, progress: bool):
+        self.live = progress and (sys.stderr.isatty() or _in_notebook())
+        self.plain = progress and not self.live
+        self.total = total
+        self.settled = 0
+        self.next_look = 0.0
         self.lines = []
         self.bar = tqdm(total=total, desc="notebooks", unit="notebook", disable=not self.live)
 
-    def show(self, tasks):
+    def show(self, tasks: Iterable) -> None:
         """None; one line per running notebook, from time to time."""
-        if time.monotonic() < self.next or not (self.live or self.plain):
+        if time.monotonic() < self.next_look or not (self.live or self.plain):
             return
-        self.next = time.monotonic() + (LIVE_SECONDS if self.live else LOG_SECONDS)
         texts = [f"{task.name}: {doing(task.folder)}" for task in tasks]
-        for text in texts if self.plain else ():
-            print(f"{'':10}{text}", flush=True)
-        while self.live and len(self.lines) < len(texts):
-            self.lines.append(
-                tqdm(total=0, bar_format="{desc}", position=len(self.lines) + 1, leave=False)
-            )
-        for line, text in zip_longest(self.lines, texts if self.live else (), fillvalue=""):
-            line.set_description_str(text)
+        if self.plain:
+            self.next_look = time.monotonic() + LOG_SECONDS
+            for text in texts:
+                print(f"{'':10}{text}", flush=True)
+        else:
+            self.next_look = time.monotonic() + LIVE_SECONDS
+            self._show_live(texts)
 
-    def settle(self, row):
+    def settle(self, row: dict) -> None:
         """None; one task less to wait for, or one more attempt."""
-        once = not row.get("again")
-        self.settled += once
-        self.bar.update(once)
-        if row["state"] != "skipped" and (self.plain or (self.live and row["state"] != "done")):
+        if not row.get("again"):
+            self.settled += 1
+            self.bar.update(1)
+        # the bar tells of what is done; a log file has lines only
+        worth_a_line = self.plain or (self.live and row["state"] != "done")
+        if worth_a_line and row["state"] != "skipped":
             tqdm.write(f"[{self.settled:3}/{self.total}] {sentence(row)}")
 
-    def close(self):
+    def close(self) -> None:
         """None; the study's bar stays, the notebooks' lines go."""
         for line in (*self.lines, self.bar):
             line.close()
 
-
-def doing(folder):
-    """str, what a running notebook is at: the cell, and in training the epoch, validation kappa and time left."""
-    held, at = lease.holder(folder) or {}, read_json(folder / "progress.json")
-    words = [f"cell {held['cell']} of {held['cells']}"] if "cell" in held else ["starting"]
-    if at.get("epoch", 0) < at.get("epochs", 0):  # once trained, the cell says more
-        words.append(f"epoch {at['epoch']}/{at['epochs']}")
-        words += [f"kappa {at['kappa']:.2f}"] if at.get("kappa") is not None else []
-        words += [f"{duration(at['seconds_left'])} left"] if at.get("seconds_left") else []
-    return ", ".join(words)
+    def _show_live(self, texts):
+        while len(self.lines) < len(texts):
+            position = len(self.lines) + 1
+            line = tqdm(total=0, bar_format="{desc}", position=position, leave=False)
+            self.lines.append(line)
+        # a line whose notebook has ended stays, empty
+        for line, text in zip_longest(self.lines, texts, fillvalue=""):
+            line.set_description_str(text)
 
 
-def sentence(row):
+def doing(folder: Path) -> str:
+    """str, what a running notebook is at: its cell; in training the epoch, kappa and time left."""
+    holder = lease.holder(folder) or {}
+    training = read_json(folder / "progress.json")
+    parts = ["starting"]
+    if "cell" in holder:
+        parts = [f"cell {holder['cell']} of {holder['cells']}"]
+    if training.get("epoch", 0) < training.get("epochs", 0):  # once trained, the cell says more
+        parts.append(f"epoch {training['epoch']}/{training['epochs']}")
+        if training.get("kappa") is not None:
+            parts.append(f"kappa {training['kappa']:.2f}")
+        if training.get("seconds_left"):
+            parts.append(f"{duration(training['seconds_left'])} left")
+    return ", ".join(parts)
+
+
+def sentence(row: dict) -> str:
     """str, what became of a task, with the cell and the error's last line where it failed."""
-    took = f" in {duration(row['seconds'])}" if row["seconds"] and row["state"] != "skipped" else ""
-    where = f" (cell {row['cell']} of failed.ipynb)" if row["cell"] else ""
-    again = ", is tried again" if row.get("again") else ""
-    return f"{row['task']}: {row['state']}{took}{again}{where}" + (
-        f": {row['error'].splitlines()[-1]}" if row["error"] else ""
-    )
+    text = f"{row['task']}: {row['state']}"
+    if row["seconds"] and row["state"] != "skipped":
+        text += f" in {duration(row['seconds'])}"
+    if row.get("again"):
+        text += ", is tried again"
+    if row["cell"]:
+        text += f" (cell {row['cell']} of failed.ipynb)"
+    if row["error"]:
+        text += f": {row['error'].splitlines()[-1]}"
+    return text
 
 
-def duration(seconds):
+def duration(seconds: float | None) -> str:
     """str, a length of time for people; None is unknown."""
     if seconds is None:
         return "unknown"
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _in_notebook():
+    """bool; a notebook has a shell of IPython, a log file has not even loaded it."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and ipython.get_ipython() is not None

@@ -1,4 +1,4 @@
-"""Where notebooks run: Dask workers that see their own GPU only, and for each notebook a kernel that dies with its worker."""
+"""Where notebooks run: Dask workers that see one GPU each, kernels that die with their worker."""
 
 import logging
 import os
@@ -6,17 +6,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from her2lib.files import ROOT, usable_cores
+from her2lib.files import ROOT, skip_address_grammar, usable_cores
+from her2lib.runner.lease import Lease
 
-SOCKET_LIMIT = (
-    80  # a socket's path may have 107 characters, of which /her2-12345678/kernel-ipc-5 takes 27
-)
+# a socket's path may have 107 characters, of which /her2-12345678/kernel-ipc-5 takes 27
+SOCKET_LIMIT = 80
 ERROR_LINES = 6  # of a failed cell, in summaries; failed.ipynb has them all
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
-# network: (million weights, MB kept for the backward pass by a patch of 224 px in float32), counted
-# with torch 2.14
+# network: (million weights, MB kept for the backward pass by a patch of 224 px in float32),
+# counted with torch 2.14
 MEMORY = {
     "resnet18": (11.2, 22.2),
     "densenet201": (18.1, 203.9),
@@ -27,68 +30,136 @@ MEMORY = {
 CONTEXT_GB = 0.6  # what a process takes on a GPU before it holds anything
 
 
-def memory_gb(network, *, side_px, batch=32):
-    """float, estimate of the GPU memory of one training in float32: weights, gradients, two moments, activations; without the patches."""
+def memory_gb(network: str, *, side_px: int, batch: int = 32) -> float:
+    """float, GB of GPU memory of one training in float32, estimated, without the patches.
+
+    Weights, their gradients and two moments of the optimizer, and the activations of a batch.
+    """
     millions, megabytes = MEMORY[network]
-    return CONTEXT_GB + 16e-3 * millions + megabytes / 1e3 * batch * (side_px / 224) ** 2
+    activations_gb = megabytes / 1e3 * batch * (side_px / 224) ** 2
+    return CONTEXT_GB + 16e-3 * millions + activations_gb
 
 
-def slots(workers=None, per_gpu=1):
-    """list of dict, the environment of each worker: its GPU, its share of the cores; one per GPU and share, or one in all."""
-    gpus = _gpus()
+def slots(workers: int | None = None, per_gpu: int = 1) -> list[dict[str, str]]:
+    """list of dict, the environment of each worker: its GPU and its part of the cores.
+
+    One per GPU and run that shares it; one in all without a GPU; or as many as asked for.
+    """
+    gpus = _visible_gpus()
     n = workers or max(1, len(gpus) * per_gpu)
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // n))
-    shared = {
-        name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    }
-    return [
-        {**shared, **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})}
-        for i in range(n)
-    ]
+    environments = []
+    for i in range(n):
+        environment = dict.fromkeys(THREAD_VARIABLES, threads)
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
+        environments.append(environment)
+    return environments
 
 
 @contextmanager
-def cluster(places, scheduler=None):
-    """(Client, environment for the kernels) of an existing scheduler, of a thread here, or of processes on loopback."""
-    import dask
-    from distributed import Client, Nanny, Scheduler, SpecCluster, Worker
+def cluster(environments: list[dict[str, str]], scheduler: str | None = None) -> Iterator[tuple]:
+    """(Client, environment for the kernels): of a scheduler, of a thread here, or of processes.
 
-    if scheduler:  # certificates are named by Dask's own configuration: distributed.comm.tls
+    The processes talk on loopback. Certificates of a scheduler elsewhere are named by Dask's own
+    configuration, distributed.comm.tls.
+    """
+    import dask
+    from distributed import Client, SpecCluster
+
+    if scheduler:
         with Client(scheduler) as client:
             yield client, {}
         return
-    alone = len(places) == 1  # a thread of this process saves the 2 to 5 s of starting another
-    where = {"protocol": "inproc://"} if alone else {"host": "127.0.0.1", "protocol": "tcp"}
-    where |= {
-        "dashboard": False,
-        "dashboard_address": "127.0.0.1:0",
-    }  # without an address its empty server faces the network
-    common = {"nthreads": 1, "memory_limit": None, **where}
-    nanny = {**common, "silence_logs": logging.ERROR}
-    spec = {i: {"cls": Nanny, "options": {**nanny, "env": env}} for i, env in enumerate(places)}
-    spec = {0: {"cls": Worker, "options": common}} if alone else spec
-    head = {"cls": Scheduler, "options": {"port": 0, **where}}
+    if len(environments) == 1:
+        parts = _thread_here()
+        kernel_environment = environments[0]
+    else:
+        parts = _processes(environments)
+        kernel_environment = {}
+    no_pages = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
     with (
-        dask.config.set(
-            {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
-        ),
-        SpecCluster(spec, scheduler=head, silence_logs=logging.ERROR) as made,
-        Client(made) as client,
+        dask.config.set(no_pages),
+        SpecCluster(**parts, silence_logs=logging.ERROR) as local,
+        Client(local) as client,
     ):
-        yield client, places[0] if alone else {}
+        yield client, kernel_environment
 
 
-def run_notebook(name, parameters, claim, *, cells, env):
-    """None, or dict (cell, error) of a failure; the notebook is executed into claim.folder and renamed when whole."""
-    light()
+def run_notebook(
+    name: str, parameters: dict, claim: Lease, *, cells: list[dict], env: dict[str, str]
+) -> dict | None:
+    """None, or dict (cell, error) of a failure; the notebook is written into claim.folder.
+
+    It is written under a name of the lease and renamed when it is whole: notebook.ipynb, or
+    failed.ipynb. A lease that was lost meanwhile writes nothing.
+    """
+    written = claim.folder / f".notebook-{claim.number}.ipynb"
+    failure = _execute_notebook(name, parameters, claim, written, cells=cells, env=env)
+    claim.refresh()
+    if claim.lost:
+        written.unlink(missing_ok=True)
+    elif written.exists() and failure:
+        os.replace(written, claim.folder / "failed.ipynb")
+    elif written.exists():
+        os.replace(written, claim.folder / "notebook.ipynb")
+    return failure
+
+
+# --- Dask ---------------------------------------------------------------------------------------
+
+
+def _thread_here():
+    """dict of SpecCluster: a thread of this process saves the 2 to 5 s of starting another."""
+    from distributed import Scheduler, Worker
+
+    server = {"protocol": "inproc://", **_no_dashboard()}
+    worker = {"cls": Worker, "options": _one_thread(server)}
+    return {
+        "workers": {0: worker},
+        "scheduler": {"cls": Scheduler, "options": {"port": 0, **server}},
+    }
+
+
+def _processes(environments):
+    """dict of SpecCluster: a process on loopback for each environment, started anew if killed."""
+    from distributed import Nanny, Scheduler
+
+    server = {"host": "127.0.0.1", "protocol": "tcp", **_no_dashboard()}
+    workers = {}
+    for i, environment in enumerate(environments):
+        options = {**_one_thread(server), "silence_logs": logging.ERROR, "env": environment}
+        workers[i] = {"cls": Nanny, "options": options}
+    return {
+        "workers": workers,
+        "scheduler": {"cls": Scheduler, "options": {"port": 0, **server}},
+    }
+
+
+def _no_dashboard():
+    # without an address the empty server of the dashboard faces the network
+    return {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+
+
+def _one_thread(server):
+    return {"nthreads": 1, "memory_limit": None, **server}
+
+
+# --- kernels ------------------------------------------------------------------------------------
+
+
+def _execute_notebook(name, parameters, claim, written, *, cells, env):
+    """None, or dict (cell, error) of a failure, after papermill has written the notebook."""
+    skip_address_grammar()
     import papermill
 
+    is_tagged = ["parameters" in cell["metadata"].get("tags", ()) for cell in cells]
+    tagged = is_tagged.index(True)
+
+    def tell_cell(cell, cell_index):
+        claim.refresh(cell=_cell_number(cell_index, tagged), cells=len(cells))
+
     home = ROOT / "notebooks"
-    tagged = next(
-        i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", ())
-    )
-    number = lambda index: index + (index <= tagged)  # noqa: E731  from 1, without the cell that papermill adds after the tagged one
-    written, failure = claim.folder / f".notebook-{claim.number}.ipynb", None
     try:
         with _sockets() as config:
             papermill.execute_notebook(
@@ -99,87 +170,40 @@ def run_notebook(name, parameters, claim, *, cells, env):
                 language="python",
                 progress_bar=False,
                 config=config,
-                kernel_manager_class=_kernel(claim, env),
+                kernel_manager_class=_kernel_manager(claim, env),
                 resources={"metadata": {"path": str(home)}},
-                on_cell_start=lambda cell, cell_index: claim.tell(
-                    cell=number(cell_index), cells=len(cells)
-                ),
+                on_cell_start=tell_cell,
             )
     except papermill.PapermillExecutionError as error:
-        lines = f"{error.ename}: {error.evalue}".splitlines()
-        failure = {"cell": number(error.cell_index), "error": "\n".join(lines[-ERROR_LINES:])}
+        lines = f"{error.ename}: {error.evalue}".splitlines()[-ERROR_LINES:]
+        return {"cell": _cell_number(error.cell_index, tagged), "error": "\n".join(lines)}
     except RuntimeError as error:  # the kernel died (out of memory, killed) or did not start
-        said = (
-            (claim.folder / "kernel.log")
-            .read_text(errors="replace")
-            .strip()
-            .splitlines()[-ERROR_LINES:]
-        )
-        failure = {
-            "cell": claim.record.get("cell"),
-            "error": "\n".join([*said, f"{type(error).__name__}: {error}"]),
-        }
-    claim.tell()
-    if claim.lost:
-        written.unlink(missing_ok=True)
-    elif written.exists():
-        os.replace(written, claim.folder / ("failed.ipynb" if failure else "notebook.ipynb"))
-    return failure
+        log = (claim.folder / "kernel.log").read_text(errors="replace").strip()
+        lines = [*log.splitlines()[-ERROR_LINES:], f"{type(error).__name__}: {error}"]
+        return {"cell": claim.record.get("cell"), "error": "\n".join(lines)}
+    return None
 
 
-def light():
-    """None; nbformat is imported from now on without a grammar of web addresses: 0.4 against 1.7 s of CPU in every process."""
-    sys.modules.setdefault(
-        "rfc3987_syntax", None
-    )  # jsonschema goes without it: a format check that notebooks have no use for
+def _cell_number(index, tagged):
+    """int, the number of a cell from 1, without the one that papermill adds after the tagged."""
+    if index <= tagged:
+        return index + 1
+    return index
 
 
-def serve(connection_file):
-    """None; an IPython kernel that opens no TCP port: ipykernel's own opens one for what forked processes print."""
-    import zmq
-    from ipykernel import kernelapp
-    from zmq.eventloop.zmqstream import ZMQStream
-
-    place = f"ipc://{os.path.dirname(connection_file)}/forks"
-
-    class Output(kernelapp.IOPubThread):
-        def _setup_pipe_in(self):
-            self._pipe_uuid, pipe = os.urandom(16), self.socket.context.socket(zmq.PULL)
-            pipe.linger = 0
-            pipe.bind(place)
-            self._pipe_in = ZMQStream(pipe, self.io_loop)
-            self._pipe_in.on_recv(self._handle_pipe_msg)
-
-        def _setup_pipe_out(self):
-            context = zmq.Context()  # a new one after a fork
-            pipe = context.socket(zmq.PUSH)
-            pipe.linger = 3000
-            pipe.connect(place)
-            return context, pipe
-
-    kernelapp.IOPubThread = Output
-    kernelapp.launch_new_instance()
-
-
-def _kernel(claim, env):
-    """Kernel manager class: what the kernel says outside cells goes to kernel.log, and it is gone when the lease ends."""
+def _kernel_manager(claim, env):
+    """Class of kernels: what they say outside cells goes to kernel.log; they end with the lease."""
     from jupyter_client import AsyncKernelManager
 
     class Kernel(AsyncKernelManager):
         def format_kernel_cmd(self, extra_arguments=None):
-            return [
-                sys.executable,
-                "-m",
-                "her2lib.runner.workers",
-                "-f",
-                self.connection_file,
-                *(extra_arguments or []),
-            ]
+            command = [sys.executable, "-m", "her2lib.runner.workers", "-f", self.connection_file]
+            return [*command, *(extra_arguments or [])]
 
-        async def start_kernel(self, **given):
+        async def start_kernel(self, **options):
             with (claim.folder / "kernel.log").open("wb") as log:
                 await super().start_kernel(
-                    env={**os.environ, **env}, stdout=log, stderr=log, **given
+                    env={**os.environ, **env}, stdout=log, stderr=log, **options
                 )
             claim.guard(self.provisioner.pid)
 
@@ -188,29 +212,66 @@ def _kernel(claim, env):
 
 @contextmanager
 def _sockets():
-    """traitlets configuration of a kernel on Unix sockets in a private folder: no TCP port, so no race for one."""
+    """traitlets configuration of a kernel on Unix sockets in a private folder.
+
+    There is no TCP port, so no race for one when several notebooks start at once.
+    """
     from traitlets.config import Config
 
-    short = len(tempfile.gettempdir()) < SOCKET_LIMIT
-    with tempfile.TemporaryDirectory(prefix="her2-", dir=None if short else "/tmp") as folder:
-        yield Config(
-            {"KernelManager": {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}}
-        )
+    parent = None
+    if len(tempfile.gettempdir()) >= SOCKET_LIMIT:
+        parent = "/tmp"
+    with tempfile.TemporaryDirectory(prefix="her2-", dir=parent) as folder:
+        connection = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
+        yield Config({"KernelManager": connection})
 
 
-def _gpus():
+def _serve_kernel(connection_file):
+    """None; an IPython kernel that opens no TCP port, not even for what forked processes print.
+
+    transport="ipc" alone leaves one: ipykernel's own IOPubThread opens a port on loopback for the
+    output of forked processes. Here that goes through a Unix socket beside the others.
+    """
+    import zmq
+    from ipykernel import kernelapp
+    from zmq.eventloop.zmqstream import ZMQStream
+
+    address = f"ipc://{Path(connection_file).parent}/forks"
+
+    class Output(kernelapp.IOPubThread):
+        def _setup_pipe_in(self):
+            self._pipe_uuid = os.urandom(16)
+            pipe = self.socket.context.socket(zmq.PULL)
+            pipe.linger = 0
+            pipe.bind(address)
+            self._pipe_in = ZMQStream(pipe, self.io_loop)
+            self._pipe_in.on_recv(self._handle_pipe_msg)
+
+        def _setup_pipe_out(self):
+            context = zmq.Context()  # a new one after a fork
+            pipe = context.socket(zmq.PUSH)
+            pipe.linger = 3000
+            pipe.connect(address)
+            return context, pipe
+
+    kernelapp.IOPubThread = Output
+    kernelapp.launch_new_instance()
+
+
+# --- GPUs ---------------------------------------------------------------------------------------
+
+
+def _visible_gpus():
     """list of str, the GPUs this process may use, counted without loading torch."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [
-            name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name not in ("", "-1")
-        ]
+        names = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+        return [name for name in names if name not in ("", "-1")]
     if not shutil.which("nvidia-smi"):
         return []
-    listed = subprocess.run(
-        ["nvidia-smi", "-L"], capture_output=True, text=True, check=False
-    ).stdout
-    return [str(i) for i in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]
+    run = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    gpus = [line for line in run.stdout.splitlines() if line.startswith("GPU ")]  # not their parts
+    return [str(i) for i in range(len(gpus))]
 
 
 if __name__ == "__main__":
-    serve(sys.argv[sys.argv.index("-f") + 1])
+    _serve_kernel(sys.argv[sys.argv.index("-f") + 1])

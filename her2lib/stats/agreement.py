@@ -1,7 +1,11 @@
 """How well scores agree: every metric of the study with its interval, kappas, the human range."""
 
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,12 +13,32 @@ from scipy.stats import spearmanr
 
 from her2lib.scores import CUTS, SCORES
 from her2lib.stats.calibration import (
+    Ranked,
     auroc_cut,
     auroc_macro,
     calibration_error,
     ranked_probability_score,
 )
+from her2lib.stats.coefficients import (
+    alpha_of_sums,
+    cohen_kappa,
+    coincidence_rows,
+    confusion_cells,
+    fleiss_of_sums,
+    fraction_right,
+    gwet_of_sums,
+    majority_rate,
+    mean_absolute_error,
+    mean_recall,
+    off_by_two_rate,
+    reading_rows,
+    recall,
+    sensitivity,
+    specificity,
+)
 from her2lib.stats.intervals import (
+    Estimate,
+    Groups,
     SumStatistic,
     bootstrap,
     estimate_from_draws,
@@ -25,318 +49,451 @@ from her2lib.stats.intervals import (
 )
 
 Q = len(SCORES)
-WEIGHTS = ("unweighted", "linear", "quadratic")  # a kappa is never without one of these words
 _ONE_SCORE = "both sides gave one and the same score throughout, so chance alone would agree"
 _FEW = "no patch has two ratings, or all ratings are one score"
 
 
-def confusion_counts(truth, predicted):
-    """(4,4) int counts: rows the true score, columns the predicted; patches with a score missing (-1) are left out."""
-    return pairs(truth, predicted).sum(0).reshape(Q, Q).astype(int)
+def confusion_counts(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """(4,4) int counts: rows the true score, columns the predicted; -1 (unknown) is left out."""
+    return confusion_cells(truth, predicted).sum(0).reshape(Q, Q).astype(int)
 
 
-def pairs(truth, predicted, scores=Q, **_):
-    """(N,16) the cell of the confusion matrix that each patch falls into, as a row of zeros and a one."""
-    truth, predicted = np.asarray(truth), np.asarray(predicted)
-    valid = (truth >= 0) & (predicted >= 0)
-    return np.eye(scores * scores)[np.where(valid, truth * scores + predicted, 0)] * valid[:, None]
+# --- statistics: call them for the value, hand them to bootstrap for the Estimate ---------------
 
 
-def disagreement_weights(weights, scores=Q):
-    """(q,q) disagreement of two scores under the named weighting, 0 on the diagonal and 1 at the far corner."""
-    steps = np.abs(np.subtract.outer(np.arange(scores), np.arange(scores))) / (scores - 1)
-    if weights not in WEIGHTS:
-        raise ValueError(f"{weights!r} is no weighting of kappa: write {', '.join(WEIGHTS)}.")
-    return {"unweighted": (steps > 0).astype(float), "linear": steps, "quadratic": steps**2}[
-        weights
-    ]
+def _of_confusion(
+    function, *, kind="proportion", why="there are no patches", rows=slice(None), **options
+):
+    """SumStatistic of a function of the confusion matrix; rows: the true scores that enter."""
+    of = partial(_from_cells, function, **options)
+    return SumStatistic(confusion_cells, of, why=why, kind=kind, size=partial(_patches_in, rows))
 
 
-def cohen(sums, weights, scores=Q):
-    """(...) Cohen's kappa of (...,q*q) confusion counts."""
-    table = sums.reshape(*sums.shape[:-1], scores, scores)
-    expected = ((table.sum(-1) @ disagreement_weights(weights, scores)) * table.sum(-2)).sum(-1)
-    return 1 - (sums @ disagreement_weights(weights, scores).ravel()) * sums.sum(-1) / expected
+def _from_cells(function, sums, scores=Q, **options):
+    """(…) function of the confusion counts (…,q,q) behind their sums (…,q*q)."""
+    return function(sums.reshape(*sums.shape[:-1], scores, scores), **options)
 
 
-def rating_counts(ratings, scores=Q):
-    """(N,q) how many raters gave each score to each patch, of ratings (N,R; -1 missing)."""
-    return (np.asarray(ratings)[..., None] == np.arange(scores)).sum(1).astype(float)
+def _patches_in(rows, cells):
+    """(N,) 1 for a patch whose true score is among these rows of the confusion matrix."""
+    return cells.reshape(-1, Q, Q)[:, rows].sum((1, 2))
 
 
-def _chance_rows(ratings, scores=Q, weights="unweighted"):
-    count = rating_counts(ratings, scores)
-    raters = count.sum(1, keepdims=True)
-    near = count @ (1 - disagreement_weights(weights, scores)) - 1
-    agreed = (count * near).sum(1, keepdims=True) / np.maximum(raters * (raters - 1), 1)
-    return np.hstack([agreed * (raters > 1), raters > 1, count / np.maximum(raters, 1), raters > 0])
+def _patches_with_both(cells):
+    """(N,) 1 for a patch that has both scores."""
+    return cells.sum(1)
 
 
-def _chance_corrected(sums, chance, scores, weights):
-    observed, share = sums[..., 0] / sums[..., 1], sums[..., 2:-1] / sums[..., -1:]
-    expected = chance(share, 1 - disagreement_weights(weights, scores))
-    return (observed - expected) / (1 - expected)
+def _kappa_metric(weights):
+    """SumStatistic of Cohen's kappa under the named weighting."""
+    of = partial(_from_cells, cohen_kappa, weights=weights)
+    return SumStatistic(confusion_cells, of, why=_ONE_SCORE)
 
 
-def _fleiss(sums, scores=Q):
-    return _chance_corrected(sums, lambda share, _: (share**2).sum(-1), scores, "unweighted")
+def _recall_metric(score):
+    """SumStatistic of the recall of one score."""
+    why = f"no patch has score {SCORES[score]}"
+    return _of_confusion(recall, score=score, rows=slice(score, score + 1), why=why)
 
 
-def _gwet(sums, scores=Q, weights="unweighted"):
-    return _chance_corrected(
-        sums,
-        lambda share, near: near.sum() / (scores * (scores - 1)) * (share * (1 - share)).sum(-1),
-        scores,
-        weights,
-    )
+def _sensitivity_metric(cut):
+    """SumStatistic of the sensitivity at one clinical cut."""
+    why = f"no patch lies above {CUTS[cut]}"
+    return _of_confusion(sensitivity, cut=cut, rows=slice(cut + 1, None), why=why)
 
 
-def _coincidences(ratings, scores=Q, **_):
-    count = rating_counts(ratings, scores)
-    both = count[:, :, None] * count[:, None, :] - count[:, :, None] * np.eye(scores)
-    return (both / np.maximum(count.sum(1) - 1, 1)[:, None, None]).reshape(len(count), -1)
+def _specificity_metric(cut):
+    """SumStatistic of the specificity at one clinical cut."""
+    why = f"no patch lies below {CUTS[cut]}"
+    return _of_confusion(specificity, cut=cut, rows=slice(cut + 1), why=why)
 
 
-def _alpha(sums, scores=Q, level="ordinal"):
-    table = sums.reshape(*sums.shape[:-1], scores, scores)
-    used = table.sum(-1)
-    place = (
-        np.cumsum(used, -1) - used / 2
-        if level == "ordinal"
-        else np.broadcast_to(np.arange(scores), used.shape)
-    )
-    gap = (place[..., None] - place[..., None, :]) ** 2
-    gap = gap > 0 if level == "nominal" else gap
-    return 1 - (used.sum(-1) - 1) * (table * gap).sum((-1, -2)) / (
-        used[..., None] * used[..., None, :] * gap
-    ).sum((-1, -2))
+def _of_two_readings(rows, of, **options):
+    """SumStatistic of truth and predicted as if they were two raters' readings."""
+    both = partial(_stacked, rows, **options)
+    return SumStatistic(both, partial(of, **options), why=_FEW)
 
 
-def _of_table(of, why="there are no patches", kind="proportion", rows=slice(None)):
-    return SumStatistic(
-        pairs,
-        lambda sums: of(sums.reshape(*sums.shape[:-1], Q, Q)),
-        why=why,
-        kind=kind,
-        size=lambda cells: cells.reshape(-1, Q, Q)[:, rows].sum((1, 2)),
-    )
+def _stacked(rows, truth, predicted, **options):
+    return rows(np.stack([truth, predicted], 1), **options)
 
 
-def _among(rows, columns, why):
-    return _of_table(
-        lambda t: t[..., rows, columns].sum((-1, -2)) / t[..., rows, :].sum((-1, -2)),
-        why,
-        rows=rows,
-    )
+def _has_two_readings(rows):
+    """(N,) 1 for a patch with two readings, of the rows of coefficients.reading_rows."""
+    return rows[:, 1]
 
 
-def _balanced(table):
-    support, right = table.sum(-1), np.einsum("...ii->...i", table)
-    return np.nanmean(
-        np.where(support > 0, right / support, np.nan), axis=-1
-    )  # over the scores that occur, as scikit-learn
+def _enters_alpha(rows):
+    """(N,) whether a patch has two readings, of the rows of coefficients.coincidence_rows."""
+    return rows.any(1)
 
 
-def _two(rows, of, **options):
-    return SumStatistic(
-        lambda t, p: rows(np.stack([t, p], 1), **options), lambda s: of(s, **options), why=_FEW
-    )
-
-
-# Statistics: call them for the value, hand them to bootstrap for the Estimate. The last four take
-# ratings (N,R; -1 missing).
+accuracy = _of_confusion(fraction_right)
+# kappa(a, b, weights="quadratic")
 kappa = SumStatistic(
-    pairs, cohen, why=_ONE_SCORE, size=lambda cells: cells.sum(1)
-)  # kappa(a, b, weights="quadratic")
-accuracy = _of_table(lambda t: np.einsum("...ii", t) / t.sum((-1, -2)))
-fleiss = SumStatistic(_chance_rows, _fleiss, why=_FEW, size=lambda rows: rows[:, 1])
-gwet_ac1 = SumStatistic(_chance_rows, _gwet, why=_FEW, size=lambda rows: rows[:, 1])
-gwet_ac2 = SumStatistic(
-    partial(_chance_rows, weights="quadratic"),
-    partial(_gwet, weights="quadratic"),
-    why=_FEW,
-    size=lambda rows: rows[:, 1],
+    confusion_cells, partial(_from_cells, cohen_kappa), why=_ONE_SCORE, size=_patches_with_both
 )
-krippendorff = SumStatistic(_coincidences, _alpha, why=_FEW, size=lambda rows: rows.any(1))
+# These four take ratings (N,R; -1 missing).
+fleiss = SumStatistic(reading_rows, fleiss_of_sums, why=_FEW, size=_has_two_readings)
+gwet_ac1 = SumStatistic(reading_rows, gwet_of_sums, why=_FEW, size=_has_two_readings)
+gwet_ac2 = SumStatistic(
+    partial(reading_rows, weights="quadratic"),
+    partial(gwet_of_sums, weights="quadratic"),
+    why=_FEW,
+    size=_has_two_readings,
+)
+krippendorff = SumStatistic(coincidence_rows, alpha_of_sums, why=_FEW, size=_enters_alpha)
 
-_STEPS = np.abs(np.subtract.outer(np.arange(Q), np.arange(Q)))
-SCORED = {  # metrics of (truth, predicted)
+# Metrics of (truth, predicted), in the order of all tables.
+SCORED: dict[str, SumStatistic] = {
     "accuracy": accuracy,
-    "balanced accuracy": _of_table(_balanced, kind="share"),
-    "majority rate": _of_table(lambda t: t.sum(-1).max(-1) / t.sum((-1, -2)), kind="share"),
-    **{
-        f"recall {s}": _among(slice(k, k + 1), slice(k, k + 1), f"no patch has score {s}")
-        for k, s in enumerate(SCORES)
-    },
-    **{
-        f"kappa {w}": SumStatistic(pairs, lambda s, w=w: cohen(s, w), why=_ONE_SCORE)
-        for w in WEIGHTS
-    },
-    "Gwet AC1": _two(_chance_rows, _gwet, weights="unweighted"),
-    "Gwet AC2 quadratic": _two(_chance_rows, _gwet, weights="quadratic"),
-    "Krippendorff alpha ordinal": _two(_coincidences, _alpha, level="ordinal"),
-    "off-by-two rate": _of_table(lambda t: (t * (_STEPS > 1)).sum((-1, -2)) / t.sum((-1, -2))),
-    "mean absolute error": _of_table(
-        lambda t: (t * _STEPS).sum((-1, -2)) / t.sum((-1, -2)), kind="number"
+    "balanced accuracy": _of_confusion(mean_recall, kind="fraction"),
+    "majority rate": _of_confusion(majority_rate, kind="fraction"),
+    "recall 0": _recall_metric(0),
+    "recall 1+": _recall_metric(1),
+    "recall 2+": _recall_metric(2),
+    "recall 3+": _recall_metric(3),
+    "kappa unweighted": _kappa_metric("unweighted"),
+    "kappa linear": _kappa_metric("linear"),
+    "kappa quadratic": _kappa_metric("quadratic"),
+    "Gwet AC1": _of_two_readings(reading_rows, gwet_of_sums, weights="unweighted"),
+    "Gwet AC2 quadratic": _of_two_readings(reading_rows, gwet_of_sums, weights="quadratic"),
+    "Krippendorff alpha ordinal": _of_two_readings(
+        coincidence_rows, alpha_of_sums, level="ordinal"
     ),
-    **{
-        f"sensitivity {c}": _among(slice(k + 1, Q), slice(k + 1, Q), f"no patch lies above {c}")
-        for k, c in enumerate(CUTS)
-    },
-    **{
-        f"specificity {c}": _among(slice(k + 1), slice(k + 1), f"no patch lies below {c}")
-        for k, c in enumerate(CUTS)
-    },
+    "off-by-two rate": _of_confusion(off_by_two_rate),
+    "mean absolute error": _of_confusion(mean_absolute_error, kind="number"),
+    "sensitivity 0|1+": _sensitivity_metric(0),
+    "sensitivity 1+|2+": _sensitivity_metric(1),
+    "sensitivity 2+|3+": _sensitivity_metric(2),
+    "specificity 0|1+": _specificity_metric(0),
+    "specificity 1+|2+": _specificity_metric(1),
+    "specificity 2+|3+": _specificity_metric(2),
 }
-GRADED = {  # metrics of (truth, probabilities)
+# Metrics of (truth, probabilities).
+GRADED: dict[str, SumStatistic | Ranked] = {
     "AUROC macro": auroc_macro,
-    **{f"AUROC {cut}": auroc_cut[k] for k, cut in enumerate(CUTS)},
+    "AUROC 0|1+": auroc_cut[0],
+    "AUROC 1+|2+": auroc_cut[1],
+    "AUROC 2+|3+": auroc_cut[2],
     "ranked probability score": ranked_probability_score,
-    **{f"ECE {cut}": calibration_error[k] for k, cut in enumerate(CUTS)},
+    "ECE 0|1+": calibration_error[0],
+    "ECE 1+|2+": calibration_error[1],
+    "ECE 2+|3+": calibration_error[2],
 }
 
 
-def metrics(truth, scored, *, groups, resamples=2000, seed=0):
-    """DataFrame, a row per metric: metric + Estimate's fields; scored: (N,) scores, (N,4) probabilities, a list by seed."""
-    runs = [np.asarray(one) for one in (scored if isinstance(scored, list) else [scored])]
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """float, Spearman's rank correlation of two columns; NaN when one of them is constant."""
+    if not np.ptp(a) or not np.ptp(b):
+        return np.nan
+    return float(spearmanr(a, b).statistic)
+
+
+spearman.why = "one side is the same for every patch"  # type: ignore[attr-defined]
+
+
+# --- one side against the truth -----------------------------------------------------------------
+
+
+def metrics(
+    truth: np.ndarray,
+    scored: np.ndarray | list[np.ndarray],
+    *,
+    groups: Groups,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """DataFrame, a row per metric: metric and Estimate's fields, of patches whose truth is known.
+
+    scored is (N,) predicted scores, or (N,4) probabilities, which also give AUROC and calibration;
+    or a list of either, one per seed. Example: metrics(truth, probabilities, groups=patients).
+    """
+    if not isinstance(scored, list):
+        scored = [scored]
     known = np.asarray(truth) >= 0
-    runs, truth, groups = [one[known] for one in runs], np.asarray(truth)[known], groups[known]
-    wanted = {
-        name: (metric, [one.argmax(1) if one.ndim == 2 else one for one in runs])
-        for name, metric in SCORED.items()
-    }
-    wanted |= {name: (metric, runs) for name, metric in GRADED.items() if runs[0].ndim == 2}
-    rows = [
-        {"metric": name}
-        | vars(bootstrap(metric, truth, columns, groups=groups, resamples=resamples, seed=seed))
-        for name, (metric, columns) in wanted.items()
-    ]
-    for row in rows:
-        if row["metric"].startswith("recall") and row["n"] and len(runs) == 1:
-            row["note"] = "; ".join(
-                filter(None, [f"{round(row['value'] * row['n'])} of {row['n']}", row["note"]])
-            )
+    truth = np.asarray(truth)[known]
+    if not isinstance(groups, pd.Series):
+        groups = np.asarray(groups)
+    groups = groups[known]
+    runs = [np.asarray(run)[known] for run in scored]
+    options: dict[str, Any] = {"groups": groups, "resamples": resamples, "seed": seed}
+    rows = []
+    predicted = [_as_scores(run) for run in runs]
+    for name, metric in SCORED.items():
+        estimate = bootstrap(metric, truth, predicted, **options)
+        if name.startswith("recall") and estimate.n and len(runs) == 1:
+            right = f"{round(estimate.value * estimate.n)} of {estimate.n}"
+            estimate = replace(estimate, note=_joined(right, estimate.note))
+        rows.append({"metric": name, **vars(estimate)})
+    if runs[0].ndim == 2:
+        for name, graded in GRADED.items():
+            rows.append({"metric": name, **vars(bootstrap(graded, truth, runs, **options))})
     return pd.DataFrame(rows)
 
 
-def spearman(a, b):
-    """float, Spearman's rank correlation of two columns; NaN when one of them is constant."""
-    return float(spearmanr(a, b).statistic) if np.ptp(a) and np.ptp(b) else np.nan
+def quadratic_kappa(
+    truth: Sequence | np.ndarray,
+    predicted: Sequence | np.ndarray,
+    *,
+    groups: Groups | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """Estimate of Cohen's kappa with quadratic weights, its interval by patients or slides.
+
+    truth and predicted are scores 0..3, -1 where unknown: such patches are left out. groups holds
+    the patient or slide of each patch, known for all: some empty ids are refused, for they would
+    count as one patient. Without groups, or with empty ids alone (a warning), patches are
+    resampled one by one, and the note says so. Raises
+    ValueError for columns of unequal length and for what is no score.
+    Example: print(quadratic_kappa(test.score, probabilities.argmax(1), groups=test.patient)).
+    """
+    a = _checked_scores(truth, "truth")
+    b = _checked_scores(predicted, "predicted")
+    if len(a) != len(b):
+        raise ValueError(f"quadratic_kappa: unequal lengths, truth {len(a)}, predicted {len(b)}.")
+    # Patients without any patch that enters are not resampled either.
+    known = (a >= 0) & (b >= 0)
+    alone = groups is None
+    if not alone and not any(map(str, groups)):
+        warnings.warn("No patient or slide is known: patches are resampled alone.", stacklevel=2)
+        alone = True
+    if alone:
+        groups = pd.Series(range(len(a)), name="patches")
+    groups = _checked_groups(groups, known)
+    estimate = bootstrap(
+        SCORED["kappa quadratic"],
+        a[known],
+        b[known],
+        groups=groups,
+        resamples=resamples,
+        seed=seed,
+    )
+    if not alone or np.isnan(estimate.value):
+        return estimate
+    note = "no groups given: patches are resampled as if independent, too narrow if they are not"
+    # No interval may be read without knowing that it is too narrow.
+    return replace(estimate, note=_joined(estimate.note, note))
 
 
-spearman.why = "one side is the same for every patch"
+def _as_scores(run):
+    """(N,) the scores of a run: as they are, or the likeliest of (N,4) probabilities."""
+    if run.ndim == 2:
+        return run.argmax(1)
+    return run
 
 
-def kappa_matrix(ratings, *, groups, weights, resamples=2000, seed=0):
-    """Three (R,R) arrays: Cohen's kappa of every two raters of ratings (N,R; -1 missing) under the named weighting, low, high."""
+def _joined(*notes):
+    return "; ".join(filter(None, notes))
+
+
+def _checked_scores(column, name):
+    """(N,) int scores -1..3 of a column; raises ValueError for anything else."""
+    scores = np.asarray(column)
+    if scores.ndim != 1:
+        raise ValueError(
+            f"quadratic_kappa needs one score a patch in {name}, shape (N,), not {scores.shape}: "
+            "probabilities (N,4) become scores by .argmax(1)."
+        )
+    if not len(scores):
+        return scores.astype(int)
+    numeric = scores.dtype.kind in "iuf"
+    if not numeric or not np.isin(scores, [-1, *range(Q)]).all():
+        raise ValueError(
+            f"quadratic_kappa needs whole scores 0 to {Q - 1}, or -1 for unknown, in {name}."
+        )
+    return scores.astype(int)
+
+
+def _checked_groups(groups, known):
+    """(n,) Series of the ids of the patches that enter; ValueError where one has none."""
+    groups = pd.Series(list(groups), dtype=object, name=getattr(groups, "name", None))
+    if len(groups) != len(known):
+        raise ValueError(
+            f"quadratic_kappa needs a group for each patch: {len(groups)} for {len(known)}."
+        )
+    groups = groups[known]
+    empty = groups.isna() | (groups.astype(str).str.strip() == "")
+    if empty.any():
+        raise ValueError(
+            f"quadratic_kappa needs a group for each patch, but {empty.sum()} of {len(groups)} "
+            "have an empty one: leave these patches out, or leave groups out to resample patches."
+        )
+    return groups
+
+
+# --- every two raters ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Kappas of every two of R raters: who, Estimates, draws (resamples,pairs), sizes (G,pairs)."""
+
+    couples: list
+    estimates: list
+    draws: np.ndarray
+    sizes: np.ndarray
+
+
+def kappa_matrix(
+    ratings: np.ndarray, *, groups: Groups, weights: str, resamples: int = 2000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Three (R,R) arrays, value, low, high: kappa of every two raters of ratings (N,R; -1 missing).
+
+    weights names the weighting: unweighted, linear or quadratic.
+    """
+    # A rater agrees with himself at 1, on the diagonal.
     matrices = np.tile(np.eye(np.shape(ratings)[1]), (3, 1, 1))
-    for (i, j), found in zip(
-        *_pairwise(ratings, groups, weights, resamples, seed)[:2], strict=True
-    ):
-        matrices[:, i, j] = matrices[:, j, i] = found.value, found.low, found.high
+    pairs = _pairwise(ratings, groups, weights, resamples, seed)
+    for (i, j), estimate in zip(pairs.couples, pairs.estimates, strict=True):
+        numbers = estimate.value, estimate.low, estimate.high
+        matrices[:, i, j] = numbers
+        matrices[:, j, i] = numbers
     return tuple(matrices)
 
 
-def kappa_table(ratings, names, *, groups, weights, resamples=2000, seed=0):
-    """DataFrame, a row per two raters: a, b, metric + Estimate's fields; the note says why where a kappa is not estimable."""
+def kappa_table(
+    ratings: np.ndarray,
+    names: list[str],
+    *,
+    groups: Groups,
+    weights: str,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """DataFrame, a row per two raters: a, b, metric and Estimate's fields.
+
+    ratings (N,R) holds -1 where a rater gave none; names are the raters. Raises ValueError for
+    fewer than two raters. Example: kappa_table(ratings, names, groups=slides, weights="linear").
+    """
     if len(names) < 2:
         raise ValueError(
             f"Agreement needs two raters: {', '.join(names) or 'none'} is all there is."
         )
-    couples, found, *_ = _pairwise(ratings, groups, weights, resamples, seed)
-    return pd.DataFrame(
-        [
-            {"a": names[i], "b": names[j], "metric": f"kappa {weights}"} | vars(estimate)
-            for (i, j), estimate in zip(couples, found, strict=True)
-        ]
-    )
-
-
-def human_range(ratings, names, *, networks, groups, weights="quadratic", resamples=2000, seed=0):
-    """DataFrame, per network: mean kappa with the raters, the raters' own range, distance from it, verdict and a sentence."""
-    couples, found, draws, sizes = _pairwise(ratings, groups, weights, resamples, seed)
-    among = [
-        {names[i], names[j]} & set(networks) for i, j in couples
-    ]  # the networks in every couple
-    usable = [p for p, estimate in enumerate(found) if not np.isnan(estimate.value)]
-    human, rows = [p for p in usable if not among[p]], []
-    for network in networks:
-        own = [p for p in usable if among[p] == {network}]
-        if not own or not human:
-            lack = (
-                f"{network} has no kappa with any rater"
-                if not own
-                else "no two raters have a kappa with each other"
-            )
-            rows.append(
-                {
-                    "network": network,
-                    "verdict": "undecided",
-                    "sentence": f"No human range for {network}: {lack}.",
-                }
-            )
-            continue
-        values = np.array([found[p].value for p in human])
-        mean, worst, best = np.mean([found[p].value for p in own]), values.min(), values.max()
-        cuts, drawn = interval_quantiles(sizes[:, own].sum(1)), draws[:, own].mean(1)
-        low, high = np.nanquantile(drawn, cuts)
-        near, far = np.nanquantile(drawn - draws[:, human[values.argmin()]], cuts)
-        verdict = (
-            "above"
-            if mean > best
-            else "within"
-            if mean >= worst
-            else "below"
-            if far < 0
-            else "undecided"
-        )
-        spoken = {"undecided": "not clearly below the human range"}.get(
-            verdict, f"{verdict} the human range"
-        )
-        estimate = found[own[0]]
-        rows.append(
-            {
-                "network": network,
-                "value": mean,
-                "low": low,
-                "high": high,
-                "n": estimate.n,
-                "sample": estimate.sample,
-                "lowest": worst,
-                "highest": best,
-                "distance": mean - worst,
-                "distance_low": near,
-                "distance_high": far,
-                "verdict": verdict,
-                "sentence": f"{network} agrees with the {len(own)} raters at a mean {weights} kappa of {mean:.2f} "
-                f"({low:.2f} to {high:.2f}; n = {estimate.n} {estimate.sample}), "
-                f"the raters with each other at {worst:.2f} to {best:.2f}: {spoken}, "
-                f"{mean - worst:+.2f} ({near:+.2f} to {far:+.2f}) from its lower end.",
-            }
-        )
+    pairs = _pairwise(ratings, groups, weights, resamples, seed)
+    rows = []
+    for (i, j), estimate in zip(pairs.couples, pairs.estimates, strict=True):
+        row = {"a": names[i], "b": names[j], "metric": f"kappa {weights}"}
+        rows.append({**row, **vars(estimate)})
     return pd.DataFrame(rows)
 
 
 def _pairwise(ratings, groups, weights, resamples, seed):
-    ratings, (index, word, groups) = np.asarray(ratings), group_index(groups)
+    """_Pairs of ratings (N,R; -1 missing), all from one draw of the groups."""
+    ratings = np.asarray(ratings)
+    index, group_kind, n_groups = group_index(groups)
     couples = list(combinations(range(ratings.shape[1]), 2))
-    if not couples:
-        return couples, [], np.empty((resamples, 0)), np.empty((groups, 0))
-    sums = np.stack(
-        [group_sums(pairs(ratings[:, i], ratings[:, j]), index) for i, j in couples], axis=1
-    )  # (G,couples,16)
+    n_pairs = len(couples)
+    if not n_pairs:
+        return _Pairs(couples, [], np.empty((resamples, 0)), np.empty((n_groups, 0)))
+    cells = [group_sums(confusion_cells(ratings[:, i], ratings[:, j]), index) for i, j in couples]
+    sums = np.stack(cells, axis=1)  # (G,pairs,16)
     sizes = sums.sum(2)
     with np.errstate(all="ignore"):
-        drawn = resample_counts(groups, resamples, seed) @ sums.reshape(
-            groups, len(couples) * Q * Q
-        )
-        values, draws = (
-            cohen(sums.sum(0), weights),
-            cohen(drawn.reshape(resamples, len(couples), -1), weights),
-        )
-    why = [_ONE_SCORE if rated.any() else "no patch has both ratings" for rated in sizes.T]
-    found = [
-        estimate_from_draws(values[p], draws[:, p], sizes[:, p], word, why=why[p])
-        for p in range(len(couples))
-    ]
-    return couples, found, draws, sizes
+        drawn = resample_counts(n_groups, resamples, seed) @ sums.reshape(n_groups, -1)
+        values = cohen_kappa(sums.sum(0).reshape(n_pairs, Q, Q), weights)
+        draws = cohen_kappa(drawn.reshape(resamples, n_pairs, Q, Q), weights)
+    estimates = []
+    for p in range(n_pairs):
+        why = "no patch has both ratings"
+        if sizes[:, p].any():
+            why = _ONE_SCORE
+        estimate = estimate_from_draws(values[p], draws[:, p], sizes[:, p], group_kind, why=why)
+        estimates.append(estimate)
+    return _Pairs(couples, estimates, draws, sizes)
+
+
+# --- networks beside people ---------------------------------------------------------------------
+
+
+def human_range(
+    ratings: np.ndarray,
+    names: list[str],
+    *,
+    networks: list[str],
+    groups: Groups,
+    weights: str = "quadratic",
+    resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """DataFrame, per network: mean kappa with the raters, the raters' own range, a verdict.
+
+    ratings (N,R) holds -1 where a rater gave none; names are the raters, networks those of them
+    that are networks. The verdict (above, within, below or undecided) and the sentence say where
+    the network stands; distance is from the raters' lowest kappa.
+    Example: human_range(ratings, ["P1", "P2", "net"], networks=["net"], groups=patients).
+    """
+    pairs = _pairwise(ratings, groups, weights, resamples, seed)
+    # The networks in every couple; none for two people.
+    among = [{names[i], names[j]} & set(networks) for i, j in pairs.couples]
+    usable = [p for p, estimate in enumerate(pairs.estimates) if not np.isnan(estimate.value)]
+    human = [p for p in usable if not among[p]]
+    rows = []
+    for network in networks:
+        with_people = [p for p in usable if among[p] == {network}]
+        if with_people and human:
+            rows.append(_range_row(network, weights, pairs, with_people, human))
+        else:
+            rows.append(_no_range_row(network, with_people))
+    return pd.DataFrame(rows)
+
+
+def _no_range_row(network, with_people):
+    lack = "no two raters have a kappa with each other"
+    if not with_people:
+        lack = f"{network} has no kappa with any rater"
+    sentence = f"No human range for {network}: {lack}."
+    return {"network": network, "verdict": "undecided", "sentence": sentence}
+
+
+def _range_row(network, weights, pairs, with_people, human):
+    """dict, a row of human_range(): the pairs of a network with people beside those of people."""
+    values = np.array([pairs.estimates[p].value for p in human])
+    lowest = values.min()
+    highest = values.max()
+    mean = np.mean([pairs.estimates[p].value for p in with_people])
+    quantiles = interval_quantiles(pairs.sizes[:, with_people].sum(1))
+    drawn = pairs.draws[:, with_people].mean(1)
+    low, high = np.nanquantile(drawn, quantiles)
+    # The distance is paired: both sides come from the same draw of the groups.
+    drawn_distance = drawn - pairs.draws[:, human[values.argmin()]]
+    distance_low, distance_high = np.nanquantile(drawn_distance, quantiles)
+    verdict = _range_verdict(mean, lowest, highest, distance_high)
+    where = f"{verdict} the human range"
+    if verdict == "undecided":
+        where = "not clearly below the human range"
+    first = pairs.estimates[with_people[0]]
+    distance = mean - lowest
+    sentence = (
+        f"{network} agrees with the {len(with_people)} raters at a mean {weights} kappa of "
+        f"{mean:.2f} ({low:.2f} to {high:.2f}; n = {first.n} {first.sample}), the raters with "
+        f"each other at {lowest:.2f} to {highest:.2f}: {where}, {distance:+.2f} "
+        f"({distance_low:+.2f} to {distance_high:+.2f}) from its lower end."
+    )
+    return {
+        "network": network,
+        "value": mean,
+        "low": low,
+        "high": high,
+        "n": first.n,
+        "sample": first.sample,
+        "lowest": lowest,
+        "highest": highest,
+        "distance": distance,
+        "distance_low": distance_low,
+        "distance_high": distance_high,
+        "verdict": verdict,
+        "sentence": sentence,
+    }
+
+
+def _range_verdict(mean, lowest, highest, distance_high):
+    """str: where a mean kappa lies; below only if the interval of its distance lies below zero."""
+    if mean > highest:
+        return "above"
+    if mean >= lowest:
+        return "within"
+    if distance_high < 0:
+        return "below"
+    return "undecided"

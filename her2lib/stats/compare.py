@@ -1,6 +1,8 @@
-"""Is one network better than another: paired differences, permutation and McNemar tests, change between sets."""
+"""Is one network better than another: paired differences, their tests, change between sets."""
 
+from functools import partial
 from itertools import combinations
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -8,148 +10,202 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from her2lib.scores import SCORES
-from her2lib.stats import agreement
+from her2lib.stats.agreement import SCORED, Q
 from her2lib.stats.intervals import (
+    Estimate,
+    Groups,
     SumStatistic,
     bootstrap,
     group_index,
     group_sums,
 )
 
+# Scores (N,) of one network, or a list of such, one per seed.
+Predicted: TypeAlias = np.ndarray | list[np.ndarray]
+# Differences of permuted statistics that differ by less are one value.
+_ROUNDING = 1e-12
 
-def compare(truth, a, b, *, groups, resamples=5000, seed=0):
-    """DataFrame, a minus b in accuracy and kappa (interval, permutation p) and exact McNemar; a, b: scores or lists by seed."""
+
+# --- two networks on the same patches -----------------------------------------------------------
+
+
+def compare(
+    truth: np.ndarray,
+    a: Predicted,
+    b: Predicted,
+    *,
+    groups: Groups,
+    resamples: int = 5000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """DataFrame, a minus b in accuracy and quadratic kappa, with interval and p; exact McNemar.
+
+    a and b are (N,) scores, or lists of them, one per seed; with seeds there is no McNemar test.
+    The p of a difference is of a permutation test that swaps whole groups. Raises ValueError for
+    lists of different length. Example: compare(truth, a, b, groups=patients).
+    """
+    options: dict[str, Any] = {"groups": groups, "resamples": resamples, "seed": seed}
     rows = []
     for name in ("accuracy", "kappa quadratic"):
-        found = bootstrap(
-            _difference(agreement.SCORED[name]),
-            truth,
-            a,
-            b,
-            groups=groups,
-            resamples=resamples,
-            seed=seed,
-        )
-        p, test = permutation_test(
-            agreement.SCORED[name], truth, a, b, groups=groups, resamples=resamples, seed=seed
-        )
-        rows.append({"metric": f"{name} difference"} | vars(found) | {"p": p, "test": test})
+        metric = SCORED[name]
+        estimate = bootstrap(_difference(metric), truth, a, b, **options)
+        p, test = permutation_test(metric, truth, a, b, **options)
+        rows.append({"metric": f"{name} difference", **vars(estimate), "p": p, "test": test})
     if not isinstance(a, list) and not isinstance(b, list):
-        only_a, only_b = (int(((x == truth) & (y != truth)).sum()) for x, y in ((a, b), (b, a)))
-        p = (
-            min(1.0, float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue))
-            if only_a + only_b
-            else 1.0
-        )
-        rows.append(
-            {
-                "metric": "McNemar",
-                "value": (only_a - only_b) / len(truth),
-                "n": len(truth),
-                "sample": "patches",
-                "as_percent": True,
-                "p": p,
-                "test": "exact McNemar, as if patches were independent",
-                "note": f"right where the other is wrong: {only_a} against {only_b} patches",
-            }
-        )
+        rows.append(_mcnemar_row(truth, a, b))
     return pd.DataFrame(rows)
 
 
-def compare_all(truth, scored, *, groups, against=None, resamples=5000, seed=0):
-    """DataFrame, compare() of every two of scored {name: scores}, or of each with one; p_holm is Holm's correction per metric."""
-    names = (
-        [(name, against) for name in scored if name != against]
-        if against
-        else list(combinations(scored, 2))
-    )
-    table = pd.concat(
-        [
-            compare(
-                truth, scored[a], scored[b], groups=groups, resamples=resamples, seed=seed
-            ).assign(a=a, b=b)
-            for a, b in names
-        ],
-        ignore_index=True,
-    )
-    table["p_holm"] = table.groupby("metric").p.transform(
-        lambda p: multipletests(p, method="holm")[1]
-    )
-    return table[["a", "b", *(column for column in table if column not in ("a", "b"))]]
+def compare_all(
+    truth: np.ndarray,
+    scored: dict[str, Predicted],
+    *,
+    groups: Groups,
+    against: str | None = None,
+    resamples: int = 5000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """DataFrame, compare() of every two of scored {name: scores}, or of each with one of them.
+
+    a and b are the names, p_holm is p after Holm's correction over the pairs, for each metric.
+    """
+    pairs = list(combinations(scored, 2))
+    if against:
+        pairs = [(name, against) for name in scored if name != against]
+    tables = []
+    for a, b in pairs:
+        table = compare(truth, scored[a], scored[b], groups=groups, resamples=resamples, seed=seed)
+        tables.append(table.assign(a=a, b=b))
+    table = pd.concat(tables, ignore_index=True)
+    table["p_holm"] = table.groupby("metric")["p"].transform(_holm)
+    rest = [column for column in table if column not in ("a", "b")]
+    return table[["a", "b", *rest]]
 
 
-def permutation_test(metric, truth, a, b, *, groups, resamples=5000, seed=0):
-    """(p, what was done): a and b swapped in whole groups, in all ways if these are few, else at random; seeds are averaged."""
-    index, word, groups = group_index(groups)
-    a, b = (
-        np.stack(
-            [
-                group_sums(metric.rows(truth, one), index)
-                for one in (c if isinstance(c, list) else [c])
-            ]
-        )
-        for c in (a, b)
-    )
-    whole = a.sum(1)[:, None] + b.sum(1)[:, None]  # (seeds,1,K)
-    every = 2**groups <= resamples
-    swaps = (
-        np.indices((2,) * groups).reshape(groups, -1).T
-        if every
-        else (np.random.default_rng(seed).integers(0, 2, (resamples, groups)))
-    )
-    swaps[0] = 0  # the scores as they are: counted once, also among random swaps
-    with np.errstate(all="ignore"):
-        swapped = a.sum(1)[:, None] + swaps @ (b - a)
-        gap = np.abs((metric.of(swapped) - metric.of(whole - swapped)).mean(0))
-    return float(
-        np.mean(gap >= gap[0] - 1e-12)
-    ), f"{'all' if every else 'random'} {len(swaps)} swaps of {groups} {word}"
+def _holm(p):
+    return multipletests(p, method="holm")[1]
 
 
 def _difference(metric):
-    return SumStatistic(
-        lambda t, a, b: np.hstack([metric.rows(t, a), metric.rows(t, b)]),
-        lambda sums: (
-            metric.of(sums[..., : agreement.Q * agreement.Q])
-            - metric.of(sums[..., agreement.Q * agreement.Q :])
-        ),
-        why=metric.why,
-        kind="share" if metric.kind != "number" else "number",
-    )
+    """SumStatistic of a metric of (truth, a) minus the same of (truth, b)."""
+    kind = "number"
+    if metric.kind != "number":
+        kind = "fraction"
+    rows = partial(_rows_of_both, metric)
+    return SumStatistic(rows, partial(_difference_of_sums, metric), why=metric.why, kind=kind)
 
 
-def domain_shift(sets, *, resamples=2000, seed=0):
-    """DataFrame, per set {name: (truth, predicted, groups)} and score: shares, recall, change since the first set."""
-    rows, first = [], {}
+def _rows_of_both(metric, truth, a, b):
+    return np.hstack([metric.rows(truth, a), metric.rows(truth, b)])
+
+
+def _difference_of_sums(metric, sums):
+    # (…,32): the 16 cells of the confusion matrix of a, then those of b.
+    return metric.of(sums[..., : Q * Q]) - metric.of(sums[..., Q * Q :])
+
+
+def _mcnemar_row(truth, a, b):
+    """dict, a row of compare(): how many patches only a or only b gets right, exact test."""
+    only_a = int(((a == truth) & (b != truth)).sum())
+    only_b = int(((b == truth) & (a != truth)).sum())
+    p = 1.0
+    if only_a + only_b:
+        p = min(1.0, float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue))
+    return {
+        "metric": "McNemar",
+        "value": (only_a - only_b) / len(truth),
+        "n": len(truth),
+        "sample": "patches",
+        "as_percent": True,
+        "p": p,
+        "test": "exact McNemar, as if patches were independent",
+        "note": f"right where the other is wrong: {only_a} against {only_b} patches",
+    }
+
+
+# --- the permutation test -----------------------------------------------------------------------
+
+
+def permutation_test(
+    metric: SumStatistic,
+    truth: np.ndarray,
+    a: Predicted,
+    b: Predicted,
+    *,
+    groups: Groups,
+    resamples: int = 5000,
+    seed: int = 0,
+) -> tuple[float, str]:
+    """(p, what was done): a and b swapped in whole groups; the mean over seeds is tested.
+
+    All swaps are tried if they are no more than resamples, else that many random ones.
+    """
+    index, group_kind, n_groups = group_index(groups)
+    sums_a = _sums_by_seed(metric, truth, a, index)
+    sums_b = _sums_by_seed(metric, truth, b, index)
+    swaps, how = _swaps(n_groups, resamples, seed)
+    whole = sums_a.sum(1)[:, None] + sums_b.sum(1)[:, None]  # (seeds,1,K)
+    with np.errstate(all="ignore"):
+        swapped = sums_a.sum(1)[:, None] + swaps @ (sums_b - sums_a)  # (seeds,swaps,K)
+        differences = np.abs((metric.of(swapped) - metric.of(whole - swapped)).mean(0))
+    p = float(np.mean(differences >= differences[0] - _ROUNDING))
+    return p, f"{how} {len(swaps)} swaps of {n_groups} {group_kind}"
+
+
+def _sums_by_seed(metric, truth, predicted, index):
+    """(seeds,G,K) sums of a metric's rows over the patches of each group."""
+    if not isinstance(predicted, list):
+        predicted = [predicted]
+    return np.stack([group_sums(metric.rows(truth, run), index) for run in predicted])
+
+
+def _swaps(n_groups, resamples, seed):
+    """((swaps,G) of 0 and 1: which groups are swapped, "all" or "random"); the first swaps none."""
+    if 2**n_groups <= resamples:
+        return np.indices((2,) * n_groups).reshape(n_groups, -1).T, "all"
+    swaps = np.random.default_rng(seed).integers(0, 2, (resamples, n_groups))
+    # The scores as they are count once, also among random swaps: p is never 0.
+    swaps[0] = 0
+    return swaps, "random"
+
+
+# --- one network on several sets ----------------------------------------------------------------
+
+
+def domain_shift(sets: dict[str, tuple], *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """DataFrame, per set {name: (truth, predicted, groups)} and score: shares, recall, its change.
+
+    The change is since the first set, its interval that of two independent sets.
+    """
+    rows = []
+    first: dict[str, Estimate] = {}
     for name, (truth, predicted, groups) in sets.items():
         for k, score in enumerate(SCORES):
-            seen = bootstrap(
-                agreement.SCORED[f"recall {score}"],
-                truth,
-                predicted,
-                groups=groups,
-                resamples=resamples,
-                seed=seed,
+            metric = f"recall {score}"
+            recall = bootstrap(
+                SCORED[metric], truth, predicted, groups=groups, resamples=resamples, seed=seed
             )
-            old = first.setdefault(score, seen)
-            change = (
-                seen.value - old.value
-            )  # its interval from the two (Newcombe 1998): the sets are independent
-            down = np.hypot(seen.value - seen.low, old.high - old.value)
-            up = np.hypot(seen.high - seen.value, old.value - old.low)
-            rows.append(
-                {
-                    "set": name,
-                    "score": score,
-                    "share": np.mean(np.asarray(truth) == k),
-                    "predicted share": np.mean(np.asarray(predicted) == k),
-                    "metric": f"recall {score}",
-                }
-                | {key: value for key, value in vars(seen).items() if key != "as_percent"}
-                | (
-                    {"change": change, "change_low": change - down, "change_high": change + up}
-                    if old is not seen
-                    else {}
-                )
-            )
+            fields = vars(recall).copy()
+            del fields["as_percent"]
+            row = {
+                "set": name,
+                "score": score,
+                "share": np.mean(np.asarray(truth) == k),
+                "predicted share": np.mean(np.asarray(predicted) == k),
+                "metric": metric,
+                **fields,
+            }
+            if score in first:
+                row |= _change(first[score], recall)
+            else:
+                first[score] = recall
+            rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _change(old, new):
+    """dict: new minus old of two independent Estimates, interval from theirs (Newcombe 1998)."""
+    change = new.value - old.value
+    down = np.hypot(new.value - new.low, old.high - old.value)
+    up = np.hypot(new.high - new.value, old.value - old.low)
+    return {"change": change, "change_low": change - down, "change_high": change + up}

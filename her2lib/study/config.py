@@ -1,9 +1,10 @@
-"""A study: studies/*.toml read and checked, its runs, its folders. Imports no torch, so planning is instant."""
+"""A study: a file of studies/ read and checked, its runs, its folders. Imports no torch."""
 
 import itertools
 import json
 import re
 import tomllib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from her2lib import files as files_
 from her2lib.files import did_you_mean
 from her2lib.scores import SCORES
 
-AXES = {  # one value of each is a run; the defaults are the smallest honest ones
+# one value of each axis is a run; the defaults are the smallest honest ones
+AXES = {
     "network": ["resnet18"],
     "recipe": ["as_presented"],
     "weights": ["imagenet"],
@@ -32,14 +34,16 @@ SECTIONS = {
         "scores": [],
         "reread": "",
     },
-    "phantom": None,  # keyword arguments of phantom.write, which checks them
+    "phantom": None,  # keyword arguments of write_phantoms, which checks them
     "axes": AXES,
-    "train": None,  # changes to every recipe; train.recipe checks them
+    "train": None,  # changes to every recipe, which recipes.recipe checks
     "maps": {"patches": 24, "gallery": 8, "resamples": 2000},
     "published": {"file": ""},
 }
-TOP = ("question", "extra_axes", "extra_notebooks", *SECTIONS)
+# a study file knows these keys at its top; files of the words before stay valid
+KEYS = ("question", "extra_axes", "extra_notebooks", *SECTIONS)
 OLD_WORDS = {"also": "extra_axes", "rooms": "extra_notebooks", "twin": "label_shuffle"}
+
 NOTEBOOK_OF = {
     "resnet18": "02_train_resnet18",
     "densenet201": "03_train_densenet201",
@@ -47,6 +51,8 @@ NOTEBOOK_OF = {
     "vit_tiny": "04_train_vit",
     "hybrid": "05_train_hybrid_vit",
 }
+# files beside the studies: figures to audit, claims to judge
+NO_STUDIES = ("claims", "published")
 # says which labels are in doubt, and reads the sheets that people have filled in
 REVIEW = "09_label_review"
 CHOICES = {
@@ -62,186 +68,170 @@ class StudyError(ValueError):
 
 @dataclass(frozen=True)
 class Study:
-    """One question with its data, its runs and its places."""
+    """One question with its data, its runs and its folders; each table of the file is a dict."""
 
     name: str
     question: str
     data: dict
     phantom: dict
-    axes: dict
+    axes: dict[str, list]
     train: dict
     maps: dict
     published: dict
-    extra_axes: tuple
-    extra_notebooks: tuple
+    extra_axes: tuple[dict, ...]
+    extra_notebooks: tuple[str, ...]
     file: Path
 
+    # --- folders and files ----------------------------------------------------------------------
+
     @property
-    def folder(self):
+    def folder(self) -> Path:
         """Path reports/<study>, where everything that people read is written."""
         return files_.REPORTS / self.name
 
     @property
-    def figures(self):
+    def figures(self) -> Path:
         """Path of the figures, made when first asked for."""
         return files_.make_folder(self.folder / "figures")
 
     @property
-    def cohort_path(self):
-        """Path of the patches: the user's folder or manifest, or where the phantoms of exactly these settings are written."""
-        phantoms = files_.CACHE / "phantoms" / f"{self.name}-{files_.fingerprint(self.phantom)[:8]}"
-        return (
-            phantoms
-            if self.data["source"] == "phantom"
-            else files_.resolve_path(self.data["source"])
-        )
-
-    @property
-    def external_path(self):
-        """Path of the external set: the user's own, or the phantoms' other laboratory, or None."""
-        if self.data["external"]:
-            return files_.resolve_path(self.data["external"])
-        return (
-            self.cohort_path / "external"
-            if self.data["source"] == "phantom" and self.phantom.get("external")
-            else None
-        )
-
-    @property
-    def reread_path(self):
-        """Path of a CSV (patch, reread) of scores read again, or None."""
-        return files_.resolve_path(self.data["reread"]) if self.data["reread"] else None
-
-    @property
-    def readings(self):
-        """list of (name, bytes, time) of the sheets below reading/ that were saved after they had been handed out."""
-        keys = sorted((self.folder / "reading").glob("*/key.csv"))  # written last
-        sheets = [
-            (key.stat(), sheet) for key in keys for sheet in sorted(key.parent.glob("*/sheet.csv"))
-        ]
-        return [
-            fact
-            for key, sheet in sheets
-            if sheet.stat().st_mtime_ns > key.st_mtime_ns
-            for fact in files_.file_facts(sheet)
-        ]
-
-    @property
-    def store(self):
-        """Path of the decode-once stores, shared by all studies because their keys name the content."""
+    def store(self) -> Path:
+        """Path of the decode-once stores, shared by all studies: their keys name the content."""
         return files_.CACHE / "stores"
 
-    def folder_of(self, task):
+    @property
+    def cohort_path(self) -> Path:
+        """Path of the patches: the user's folder or manifest, or of phantoms of these settings."""
+        if self.data["source"] != "phantom":
+            return files_.resolve_path(self.data["source"])
+        settings = files_.fingerprint(self.phantom)[:8]
+        return files_.CACHE / "phantoms" / f"{self.name}-{settings}"
+
+    @property
+    def external_path(self) -> Path | None:
+        """Path of the external set: the user's own, the phantoms' other laboratory, or None."""
+        if self.data["external"]:
+            return files_.resolve_path(self.data["external"])
+        if self.data["source"] == "phantom" and self.phantom.get("external"):
+            return self.cohort_path / "external"
+        return None
+
+    @property
+    def reread_path(self) -> Path | None:
+        """Path of a CSV (patch, reread) of scores read again, or None."""
+        if not self.data["reread"]:
+            return None
+        return files_.resolve_path(self.data["reread"])
+
+    @property
+    def readings(self) -> list[tuple]:
+        """list of (name, bytes, time) of reading sheets saved after they had been handed out."""
+        facts = []
+        for key in sorted((self.folder / "reading").glob("*/key.csv")):
+            handed_out = key.stat().st_mtime_ns  # the key is written after the sheets
+            for sheet in sorted(key.parent.glob("*/sheet.csv")):
+                if sheet.stat().st_mtime_ns > handed_out:
+                    facts += files_.file_facts(sheet)
+        return facts
+
+    def folder_of(self, task: str) -> Path:
         """Path runs/<task>: one execution of one notebook."""
         return self.folder / "runs" / task
 
-    def runs(self):
+    # --- runs -----------------------------------------------------------------------------------
+
+    def runs(self) -> list[dict]:
         """list of dict, one per run: its name and the value of every axis, in reading order."""
-        grids = [self.axes] + [
-            {**{axis: values[:1] for axis, values in self.axes.items()}, **extra}
-            for extra in self.extra_axes
-        ]
-        rows = [
-            dict(zip(grid, values, strict=True))
-            for grid in grids
-            for values in itertools.product(*grid.values())
-        ]
-        return list(
-            {row["run"]: row for row in ({"run": _run_name(row), **row} for row in rows)}.values()
-        )
+        first_values = {axis: values[:1] for axis, values in self.axes.items()}
+        grids = [self.axes]
+        for extra in self.extra_axes:
+            grids.append({**first_values, **extra})
+        runs = {}
+        for grid in grids:
+            for values in itertools.product(*grid.values()):
+                axes = dict(zip(grid, values, strict=True))
+                name = _run_name(axes)
+                runs[name] = {"run": name, **axes}
+        return list(runs.values())
 
-    def run(self, run=""):
-        """dict of one run's axes by name; "" means the first."""
+    def run(self, run: str = "") -> dict:
+        """dict of one run's axes by name; "" means the first. Raises StudyError for no such run."""
         rows = {row["run"]: row for row in self.runs()}
-        if run and run not in rows:
+        if not run:
+            return next(iter(rows.values()))
+        if run not in rows:
             raise StudyError(f"Study {self.name!r} has no run {run!r}.{did_you_mean(run, rows)}")
-        return rows[run] if run else next(iter(rows.values()))
+        return rows[run]
 
-    def first_run(self, *networks):
+    def first_run(self, *networks: str) -> str:
         """str, the name of the first run of one of these networks."""
         for row in self.runs():
             if row["network"] in networks:
                 return row["run"]
         raise StudyError(
-            f"Study {self.name!r} has no run of {' or '.join(networks)}: add it to network under [axes] in {self.file.name}."
+            f"Study {self.name!r} has no run of {' or '.join(networks)}: add it to network under "
+            f"[axes] in {self.file.name}."
         )
 
-    def start(self, row):
-        """str, what a run's network starts from: imagenet, none, or a file; "study:NAME" is the same network as trained in NAME."""
-        word = str(row["weights"])
-        if word in ("imagenet", "none"):
-            return word
-        file = files_.resolve_path(word)
-        if word.startswith("study:"):
-            other = load_study(word.removeprefix("study:"))
-            same = [
-                its
-                for its in other.runs()
-                if its["label_shuffle"] == "none"
-                and all(its[axis] == row[axis] for axis in ("network", "side_px"))
-            ]
-            file = (
-                other.folder_of(
-                    max(same or [row], key=lambda its: its["seed"] == row["seed"])["run"]
-                )
-                / "model.safetensors"
-            )
+    def start(self, row: dict) -> str:
+        """str, what a run's network starts from: imagenet, none, or the path of a file.
+
+        "study:NAME" among the axes is the same network as trained in that study.
+        """
+        weights = str(row["weights"])
+        if weights in ("imagenet", "none"):
+            return weights
+        if weights.startswith("study:"):
+            other = load_study(weights.removeprefix("study:"))
+            file = other.folder_of(_run_like(other, row)) / "model.safetensors"
+        else:
+            file = files_.resolve_path(weights)
         if not file.is_file():
             raise StudyError(
-                f"{row['run']} starts from {word}, but there is no {file}: run that study first, or give none or a file."
+                f"{row['run']} starts from {weights}, but there is no {file}: run that study "
+                "first, or give none or a file."
             )
         return str(file)
 
-    def stands_on(self, row):
-        """list, what a run's result hangs on besides patches and code: its axes, the changed recipe, the file it starts from."""
+    def stands_on(self, row: dict) -> list:
+        """list, what a run's result hangs on besides patches and code.
+
+        These are its axes, the changes to its recipe and the file that its network starts from.
+        """
         return [row, self.train, *files_.file_facts(Path(self.start(row)))]
 
 
-def load_study(name):
-    """Study from a name in studies/ or reports/, or a path of a .toml file; every key checked, nothing guessed."""
-    own = (
-        files_.ROOT / "studies" / f"{name}.toml",
-        files_.REPORTS / str(name) / f"{name}.toml",
-    )  # the second was made by her2 run --data
-    file = next(
-        (
-            place
-            for place in ((Path(name), files_.ROOT / name) if str(name).endswith(".toml") else own)
-            if place.is_file()
-        ),
-        own[0],
-    )
-    if not file.is_file():
-        raise StudyError(
-            f"There is no study file {name!r}.{did_you_mean(name, [f.stem for f in study_files()])}"
-        )
+# --- reading a study file -----------------------------------------------------------------------
+
+
+def load_study(name: str | Path) -> Study:
+    """Study from a name in studies/ or reports/, or a path of a .toml file; every key is checked.
+
+    Raises StudyError for a file that is not there, is no TOML or has an unknown key; the sentence
+    names the nearest right word. Example: load_study("smoke").runs()
+    """
+    file = _find_file(name)
     try:
-        written = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        tables = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StudyError(f"{file.name} is not valid TOML: {error}") from error
-    return check_study(written, file)
+    return check_study(tables, file)
 
 
-def check_study(written, file):
+def check_study(tables: dict, file: Path) -> Study:
     """Study from a parsed TOML dictionary; a misspelt key is an error that names the right word."""
-    written = _in_new_words(written)
-    _known(written, TOP, file.name, "")
-    parts = {}
-    for section, defaults in SECTIONS.items():
-        given = written.get(section, {})
-        if not isinstance(given, dict):
-            raise StudyError(f"{file.name}: {section} must be a table, written as [{section}].")
-        if defaults is not None:
-            _known(given, defaults, file.name, f" in [{section}]")
-        parts[section] = {**(defaults or {}), **given}
-    parts["data"]["scores"] = wanted = [str(word) for word in parts["data"]["scores"]]
-    for word in set(wanted) - set(SCORES):
-        raise StudyError(f"{file.name}: scores in [data] are {', '.join(SCORES)}, not {word!r}.")
-    extra_axes = tuple(
-        {axis: _values(v) for axis, v in extra.items()} for extra in written.get("extra_axes", [])
-    )
-    parts["axes"] = {axis: _values(values) for axis, values in parts["axes"].items()}
-    for grid in (parts["axes"], *extra_axes):
+    tables = _in_new_words(tables)
+    _check_keys(tables, KEYS, file.name)
+    sections = _filled_sections(tables, file.name)
+    sections["data"]["scores"] = [str(score) for score in sections["data"]["scores"]]
+    for score in sections["data"]["scores"]:
+        if score not in SCORES:
+            raise StudyError(
+                f"{file.name}: scores in [data] are {', '.join(SCORES)}, not {score!r}."
+            )
+    sections["axes"] = _lists(sections["axes"])
+    extra_axes = tuple(_lists(extra) for extra in tables.get("extra_axes", []))
+    for grid in (sections["axes"], *extra_axes):
         _check_axes(grid, file.name)
     if not re.fullmatch(r"[\w.-]+", file.stem):
         raise StudyError(
@@ -249,79 +239,162 @@ def check_study(written, file):
         )
     return Study(
         name=file.stem,
-        question=str(written.get("question", "")),
+        question=str(tables.get("question", "")),
         extra_axes=extra_axes,
-        extra_notebooks=tuple(written.get("extra_notebooks", ())),
+        extra_notebooks=tuple(tables.get("extra_notebooks", ())),
         file=file,
-        **parts,
+        **sections,
     )
 
 
-def study_files():
+def study_files() -> list[Path]:
     """list of Path, every study file of the project."""
-    return sorted(
-        file for file in (files_.ROOT / "studies").glob("*.toml") if file.stem != "published"
-    )
+    files = sorted((files_.ROOT / "studies").glob("*.toml"))
+    return [file for file in files if file.stem not in NO_STUDIES]
 
 
-def make_study(path, *, name="", networks=("resnet18",), skip_bad=False, **changes):
-    """Path of a new study file for a user's folder or manifest, made from studies/data.toml; written whole."""
+def make_study(
+    path: str | Path,
+    *,
+    name: str = "",
+    networks: Sequence[str] = ("resnet18",),
+    skip_bad: bool = False,
+    **changes,
+) -> Path:
+    """Path of a new study file for a user's folder or manifest.csv, made from studies/data.toml.
+
+    changes are further keys of that form, such as weights, side_px or epochs. The study is called
+    as the folder unless a name is given. Raises StudyError when there is nothing at the path.
+    Example: load_study(make_study("my_patches", epochs=5))
+    """
     source = Path(path).expanduser().resolve()
     if not source.exists():
         raise StudyError(f"There is nothing at {path}: give a folder of patches or a manifest.csv.")
-    stem = source.parent.name if source.name == "manifest.csv" else source.stem
+    stem = source.stem
+    if source.name == "manifest.csv":
+        stem = source.parent.name
     name = name or re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "data"
-    text = (files_.ROOT / "studies" / "data.toml").read_text(encoding="utf-8")
-    for key, value in {
-        "source": str(source),
-        "skip_bad": skip_bad,
-        "network": list(networks),
-        **changes,
-    }.items():
-        text = re.sub(
-            rf"^{key} = .*$", lambda _: f"{key} = {json.dumps(value)}", text, count=1, flags=re.M
-        )  # noqa: B023
-    return files_.write_text(files_.make_folder(files_.REPORTS / name) / f"{name}.toml", text)
+    form = (files_.ROOT / "studies" / "data.toml").read_text(encoding="utf-8")
+    values = {"source": str(source), "skip_bad": skip_bad, "network": list(networks), **changes}
+    for key, value in values.items():
+        form = _with_value(form, key, value)
+    return files_.write_text(files_.make_folder(files_.REPORTS / name) / f"{name}.toml", form)
 
 
-def _run_name(row):
-    weights = re.sub(r"[^\w]+", "_", Path(str(row["weights"])).stem)
-    shuffled = "" if row["label_shuffle"] == "none" else f"-{row['label_shuffle']}"
-    split = "" if row["split"] == "official" else f"-{row['split']}"
-    share = f"n{100 * row['n_train']:g}"
-    return f"{row['network']}-{row['recipe']}-{weights}-{row['side_px']}px-{share}-s{row['seed']}{split}{shuffled}"
+# --- helpers ------------------------------------------------------------------------------------
 
 
-def _in_new_words(written):
-    """The tables of a study file with every key of OLD_WORDS under its new name: old files stay valid."""
-    if isinstance(written, list):
-        return [_in_new_words(item) for item in written]
-    if not isinstance(written, dict):
-        return written
-    return {OLD_WORDS.get(key, key): _in_new_words(value) for key, value in written.items()}
+def _run_name(axes):
+    """str, the name of a run and of its folder; official split and true scores are left out."""
+    weights = re.sub(r"[^\w]+", "_", Path(str(axes["weights"])).stem)
+    parts = [
+        axes["network"],
+        axes["recipe"],
+        weights,
+        f"{axes['side_px']}px",
+        f"n{100 * axes['n_train']:g}",
+        f"s{axes['seed']}",
+    ]
+    if axes["split"] != "official":
+        parts.append(axes["split"])
+    if axes["label_shuffle"] != "none":
+        parts.append(axes["label_shuffle"])
+    return "-".join(parts)
 
 
-def _values(value):
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+def _run_like(study, row):
+    """str, the run of a study that trained row's network at row's side, best with row's seed."""
+    alike = [
+        run
+        for run in study.runs()
+        if run["label_shuffle"] == "none"
+        and run["network"] == row["network"]
+        and run["side_px"] == row["side_px"]
+    ]
+    same_seed = [run for run in alike if run["seed"] == row["seed"]]
+    # without such a run row's own name stands in the sentence about the missing file
+    candidates = [*same_seed, *alike, row]
+    return candidates[0]["run"]
 
 
-def _known(given, words, file, where):
-    for word in given:
-        if word not in words:
-            raise StudyError(f"{file}: unknown key {word!r}{where}.{did_you_mean(word, words)}")
+def _find_file(name):
+    """Path of a study file by its path, or by its name in studies/ or, made by --data, reports/."""
+    candidates = [
+        files_.ROOT / "studies" / f"{name}.toml",
+        files_.REPORTS / str(name) / f"{name}.toml",
+    ]
+    if str(name).endswith(".toml"):
+        candidates = [Path(name), files_.ROOT / name]
+    for file in candidates:
+        if file.is_file():
+            return file
+    names = [file.stem for file in study_files()]
+    raise StudyError(f"There is no study file {name!r}.{did_you_mean(name, names)}")
+
+
+def _in_new_words(tables):
+    """The tables of a study file with every key of OLD_WORDS renamed: old files stay valid."""
+    if isinstance(tables, list):
+        return [_in_new_words(item) for item in tables]
+    if not isinstance(tables, dict):
+        return tables
+    return {OLD_WORDS.get(key, key): _in_new_words(value) for key, value in tables.items()}
+
+
+def _filled_sections(tables, file):
+    """dict section -> dict, the file's tables over their defaults, every key known."""
+    sections = {}
+    for section, defaults in SECTIONS.items():
+        table = tables.get(section, {})
+        if not isinstance(table, dict):
+            raise StudyError(f"{file}: {section} must be a table, written as [{section}].")
+        if defaults is not None:
+            _check_keys(table, defaults, file, where=f" in [{section}]")
+        sections[section] = {**(defaults or {}), **table}
+    return sections
+
+
+def _lists(axes):
+    """dict axis -> list of its values; a single value may be written without brackets."""
+    lists = {}
+    for axis, values in axes.items():
+        if not isinstance(values, (list, tuple)):
+            values = [values]
+        lists[axis] = list(values)
+    return lists
 
 
 def _check_axes(grid, file):
-    _known(grid, AXES, file, " in an axis")
+    """None; raises for an unknown axis and for a value that an axis cannot have."""
+    _check_keys(grid, AXES, file, where=" in an axis")
     for axis, values in grid.items():
         for value in values:
-            if axis in CHOICES and value not in CHOICES[axis]:
-                raise StudyError(
-                    f"{file}: unknown {axis} {value!r}.{did_you_mean(value, CHOICES[axis])}"
-                )
-            if axis in ("side_px", "seed") and (not isinstance(value, int) or value < 0):
-                raise StudyError(f"{file}: {axis} must be whole numbers, not {value!r}.")
-            if axis == "n_train" and not 0 < float(value) <= 1:
-                raise StudyError(
-                    f"{file}: n_train is a share of the training patches in (0, 1], not {value!r}."
-                )
+            _check_axis_value(axis, value, file)
+
+
+def _check_axis_value(axis, value, file):
+    if axis in CHOICES and value not in CHOICES[axis]:
+        raise StudyError(f"{file}: unknown {axis} {value!r}.{did_you_mean(value, CHOICES[axis])}")
+    if axis in ("side_px", "seed") and (not isinstance(value, int) or value < 0):
+        raise StudyError(f"{file}: {axis} must be whole numbers, not {value!r}.")
+    if axis == "n_train" and not 0 < float(value) <= 1:
+        raise StudyError(
+            f"{file}: n_train is a share of the training patches in (0, 1], not {value!r}."
+        )
+
+
+def _check_keys(table: dict, known: Iterable[str], file: str, *, where: str = ""):
+    """None; raises for the first key that is not known, with the nearest right word."""
+    for key in table:
+        if key not in known:
+            raise StudyError(f"{file}: unknown key {key!r}{where}.{did_you_mean(key, known)}")
+
+
+def _with_value(form, key, value):
+    """str, the text of a study file with this value in the first line that sets the key."""
+    lines = form.split("\n")
+    for i, line in enumerate(lines):
+        if line.startswith(f"{key} = "):
+            lines[i] = f"{key} = {json.dumps(value)}"
+            break
+    return "\n".join(lines)

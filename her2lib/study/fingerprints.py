@@ -1,29 +1,34 @@
-"""What a result stands on, as hashes: patches, code with all it imports, packages. Imports no torch."""
+"""What a result stands on, as hashes: patches, code with all it imports, packages. No torch."""
 
 import ast
 import hashlib
 import platform
 from importlib import metadata
+from pathlib import Path
 
 from her2lib.files import ROOT, file_facts, fingerprint, read_json, source_file
+from her2lib.study.config import Study
 
+# Of the way fingerprints are made. Scheme 1 knew modules by flat names ("patches" for today's
+# "data.patches"), so a code fingerprint of it equals none of today's even where no code changed.
+VERSION = 2
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "captum", "papermill")
 
 
-def data_fingerprint(study):
+def data_fingerprint(study: Study) -> str:
     """str over what the patches are: phantom settings, or names, sizes and times of the files."""
-    outside = []
+    beside = []
     if study.data["external"]:
-        outside.append(file_facts(study.external_path))
+        beside.append(file_facts(study.external_path))
     if study.reread_path:
-        outside.append(file_facts(study.reread_path))
+        beside.append(file_facts(study.reread_path))
     if study.data["source"] == "phantom":
         painters = code_fingerprint("phantoms.dataset")
-        return fingerprint("phantom", study.phantom, painters, *outside)
-    return fingerprint([file_facts(study.cohort_path), *outside])
+        return fingerprint("phantom", study.phantom, painters, *beside)
+    return fingerprint([file_facts(study.cohort_path), *beside])
 
 
-def code_fingerprint(*names):
+def code_fingerprint(*names: str) -> str:
     """str over the source of notebooks or modules and of all that they import, however deep."""
     digests = {}
     waiting = list(names)
@@ -37,8 +42,8 @@ def code_fingerprint(*names):
     return fingerprint(digests)
 
 
-def imported_modules(source):
-    """set of str, the modules of her2lib that Python source imports anywhere: "data.patches", "plots".
+def imported_modules(source: str) -> set[str]:
+    """set of str, the modules of her2lib that Python source imports: "data.patches", "plots".
 
     A name that is no module comes through the door of its room: that counts as the whole room.
     """
@@ -55,13 +60,15 @@ def imported_modules(source):
     return modules
 
 
-def environment():
-    """dict of what the numbers stand on: Python, platform, the versions of the packages that matter."""
+def environment() -> dict[str, str]:
+    """dict of what the numbers stand on: Python, platform, versions of the packages that matter."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         versions[package] = metadata.version(package)
     lock = ROOT / "requirements.lock"
-    digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.is_file() else ""
+    digest = ""
+    if lock.is_file():
+        digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
     return {**versions, "platform": platform.platform(), "lock": digest}
 
 
@@ -71,13 +78,16 @@ def _modules_behind(name):
     if file.is_file() and file.name != "__init__.py":
         return {name}
     if file.is_file():
-        library = source_file("").parent
-        inside = file.parent.rglob("*.py")
-        return {".".join(f.relative_to(library).with_suffix("").parts) for f in inside}
-    room = name.rpartition(".")[
-        0
-    ]  # the last part is a name within a module, or handed on by a room
+        return {_dotted_name(module) for module in file.parent.rglob("*.py")}
+    # the last part is a name within a module, or one that the door of a room hands on
+    room = name.rpartition(".")[0]
     return _modules_behind(room)
+
+
+def _dotted_name(module: Path) -> str:
+    """str, "data.patches" of the path of that module."""
+    library = source_file("").parent
+    return ".".join(module.relative_to(library).with_suffix("").parts)
 
 
 def _python_source(file):

@@ -1,4 +1,4 @@
-"""Each kind of stranger's image file gets a clear answer, and what is accepted becomes the RGB it should be."""
+"""Each kind of stranger's image file gets a clear answer; what is accepted becomes RGB."""
 
 import io
 import json
@@ -21,7 +21,8 @@ def noise(seed=0, side_px=64):
 
 
 def saved(path, image=None, **options):
-    (Image.fromarray(noise()) if image is None else image).save(path, **options)
+    image = image or Image.fromarray(noise())
+    image.save(path, **options)
     return path
 
 
@@ -55,10 +56,10 @@ def test_zero_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.bmp", "a.webp"])
-@pytest.mark.parametrize("share", [0.5, 0.9])
-def test_a_truncated_file_is_found_without_decoding_for_training(tmp_path, name, share):
+@pytest.mark.parametrize("fraction", [0.5, 0.9])
+def test_a_truncated_file_is_found_without_decoding_for_training(tmp_path, name, fraction):
     data = saved(tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(data[: int(len(data) * share)])
+    (tmp_path / name).write_bytes(data[: int(len(data) * fraction)])
     assert answer(tmp_path / name).fault in ("damaged", "foreign")
 
 
@@ -113,13 +114,21 @@ def test_too_small_a_patch_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "fault"),
-    [("L", "grey"), ("LA", "grey"), ("1", "grey"), ("I;16", "grey"), ("CMYK", "print")],
+    ("mode", "name", "fault"),
+    [
+        ("L", "a.png", "grey"),
+        ("LA", "a.png", "grey"),
+        ("1", "a.png", "grey"),
+        ("I;16", "a.png", "grey"),
+        ("CMYK", "a.jpg", "print"),
+    ],
 )
-def test_colours_that_cannot_be_trusted_are_refused_with_a_remedy(tmp_path, mode, fault):
-    grey = Image.fromarray(noise().mean(2).astype(np.uint16) * 256)
-    image = grey if mode == "I;16" else Image.fromarray(noise()).convert(mode)
-    path = saved(tmp_path / ("a.jpg" if mode == "CMYK" else "a.png"), image)
+def test_colours_that_cannot_be_trusted_are_refused_with_a_remedy(tmp_path, mode, name, fault):
+    if mode == "I;16":
+        image = Image.fromarray(noise().mean(2).astype(np.uint16) * 256)
+    else:
+        image = Image.fromarray(noise()).convert(mode)
+    path = saved(tmp_path / name, image)
     assert answer(path).fault == fault
     with pytest.raises(DataError, match="export it"):
         read_pixels(path)
@@ -152,12 +161,9 @@ def test_of_sixteen_bits_the_upper_eight_are_kept(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
 def test_exif_turns_the_image_upright(tmp_path, name):
+    # The left half is white; tag 6 means: turn a quarter clockwise, so white comes to stand on top.
     array = np.zeros((64, 96, 3), np.uint8)
-    array[:, :48] = (
-        # the left half is white; tag 6 means: turn a quarter clockwise, so white comes to stand on
-        # top
-        255
-    )
+    array[:, :48] = 255
     exif = Image.Exif()
     exif[0x0112] = 6
     path = saved(tmp_path / name, Image.fromarray(array), exif=exif)
@@ -176,8 +182,8 @@ def test_several_pages_are_told(tmp_path):
 def test_missing_folder_and_device(tmp_path):
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
-    found = probe_files([str(tmp_path / name) for name in ("gone.png", "folder.png", "pipe.png")])
-    assert list(found.fault) == ["missing", "special", "special"]
+    facts = probe_files([str(tmp_path / name) for name in ("gone.png", "folder.png", "pipe.png")])
+    assert list(facts.fault) == ["missing", "special", "special"]
 
 
 @pytest.mark.skipif(
@@ -199,12 +205,11 @@ def test_results_are_kept_and_a_changed_file_is_read_again(tmp_path, monkeypatch
     path = saved(tmp_path / "a.png")
     first = answer(path, cache=tmp_path / "cache")
     with monkeypatch.context() as m:
-        m.setattr(images, "_facts", lambda *_: pytest.fail("read again"))
+        m.setattr(images, "_probe_file", lambda *_: pytest.fail("read again"))
         assert answer(path, cache=tmp_path / "cache").digest == first.digest
     before = path.stat()
-    path.write_bytes(
-        path.read_bytes()[:-1] + b"\x00"
-    )  # same size, and the time of change set back as rsync -t would
+    # The size is the same, and the time of change is set back as rsync -t would.
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert answer(path, cache=tmp_path / "cache").digest != first.digest
 
@@ -220,23 +225,24 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):
 
 def test_what_was_read_before_an_interrupt_is_kept(tmp_path, monkeypatch):
     paths = [str(saved(tmp_path / f"{i}.png")) for i in range(40)]
-    real = images._facts
+    real = images._probe_file
 
     def facts(path, deep):
         if path == paths[30]:
             raise KeyboardInterrupt
         return real(path, deep)
 
-    monkeypatch.setattr(images, "_facts", facts)
+    monkeypatch.setattr(images, "_probe_file", facts)
     with pytest.raises(KeyboardInterrupt):
         probe_files(paths, cache=tmp_path / "cache")
     assert len(json.loads((tmp_path / "cache" / "files.json").read_text())) == 30
-    monkeypatch.setattr(images, "_facts", real)
+    monkeypatch.setattr(images, "_probe_file", real)
     assert (probe_files(paths, cache=tmp_path / "cache").fault == "").all()
 
 
 def test_ahead_keeps_order_and_never_runs_far_ahead():
-    begun, lock = [], threading.Lock()
+    begun = []
+    lock = threading.Lock()
 
     def work(i):
         with lock:

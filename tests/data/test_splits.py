@@ -1,4 +1,4 @@
-"""Splits that never cut a patient or slide, keep every score where that can be, and say in words what is left open."""
+"""Splits never cut a patient or slide, keep every score where they can, say what is left open."""
 
 import itertools
 import time
@@ -8,34 +8,41 @@ import pandas as pd
 import pytest
 
 from her2lib.data.images import DataError
-from her2lib.data.splits import split_groups, split_table, take_fraction
+from her2lib.data.splits import (
+    dependence_notes,
+    split_by_recovered_groups,
+    split_groups,
+    split_table,
+    take_fraction,
+)
 
 
-def table(scores, *, slide="", patient="", given=""):
+def table(scores, *, slide="", patient="", sets=""):
+    """A table as read_table returns it; each column one text, or one text a row."""
     n = len(scores)
-    columns = {"slide": slide, "patient": patient, "set": given}
     frame = pd.DataFrame(
         {
             "name": [f"p{i}" for i in range(n)],
             "score": np.array(scores, int),
             "mpp": np.nan,
             "he": "",
-            **{
-                key: [value] * n if isinstance(value, str) else list(value)
-                for key, value in columns.items()
-            },
         }
     )
-    return frame.astype({"slide": object, "patient": object, "set": object})
+    for column, texts in (("slide", slide), ("patient", patient), ("set", sets)):
+        if isinstance(texts, str):
+            texts = [texts] * n
+        frame[column] = pd.Series(list(texts), dtype=object)
+    return frame
 
 
 def slides(per_score, patches=4):
     """A table of per_score[s] slides of each score s, each with this many patches."""
-    scores = [s for s, n in enumerate(per_score) for _ in range(n * patches)]
+    scores = np.repeat(range(4), np.array(per_score) * patches)
     return table(scores, slide=[f"s{i // patches}" for i in range(len(scores))])
 
 
-def sets(frame, unit="slide"):
+def sets_of_one(frame, unit="slide"):
+    """int, the most sets that one slide or patient stands in."""
     return frame.groupby(unit).set.nunique().max()
 
 
@@ -43,9 +50,9 @@ def sets(frame, unit="slide"):
 @pytest.mark.parametrize("unit", ["slide", "patient"])
 def test_no_slide_or_patient_is_ever_cut(seed, unit):
     rng = np.random.default_rng(seed)
-    word = [f"u{k}" for k in rng.integers(0, 25, 300)]
-    done, _ = split_table(table(rng.integers(0, 4, 300), **{unit: word}), seed=seed)
-    assert sets(done, unit) == 1
+    identifiers = [f"u{k}" for k in rng.integers(0, 25, 300)]
+    done, _ = split_table(table(rng.integers(0, 4, 300), **{unit: identifiers}), seed=seed)
+    assert sets_of_one(done, unit) == 1
     assert set(done.set) == {"train", "val", "test"}
 
 
@@ -53,11 +60,11 @@ def test_patients_win_over_slides_and_a_shared_slide_joins_its_patients():
     frame = table(
         [0] * 6, slide=["a", "b", "c", "d", "d", ""], patient=["p", "p", "q", "q", "r", ""]
     )
-    words = split_groups(frame)
-    assert words[0] == words[1] == "p"
-    assert words[2] == words[3] == words[4] == "q"
-    assert words[5] == "p5"
-    assert len(set(words)) == 3
+    groups = split_groups(frame)
+    assert groups[0] == groups[1] == "p"
+    assert groups[2] == groups[3] == groups[4] == "q"
+    assert groups[5] == "p5"
+    assert len(set(groups)) == 3
 
 
 def test_a_slide_and_a_patient_of_the_same_name_are_not_the_same():
@@ -70,7 +77,8 @@ def test_shares_are_as_asked_and_balanced_by_score():
     assert abs(counts["test"] - 0.2).max() < 0.03
     assert abs(counts["val"] - 0.16).max() < 0.03  # 80/20 of what the test leaves
     assert notes == [
-        "The validation and test sets were drawn by whole slides, balanced by score as far as that allows."
+        "The validation and test sets were drawn by whole slides, "
+        "balanced by score as far as that allows."
     ]
 
 
@@ -101,13 +109,13 @@ def test_slides_of_several_scores_are_kept_whole_and_every_score_is_reached():
     rng = np.random.default_rng(1)
     frame = table(rng.integers(0, 4, 120), slide=[f"s{i % 9}" for i in range(120)])
     done, _ = split_table(frame, seed=0)
-    assert sets(done) == 1
+    assert sets_of_one(done) == 1
     assert (pd.crosstab(done.set, done.score) > 0).all(axis=None)
 
 
 def test_the_official_test_stays_and_the_rest_is_divided_80_to_20():
-    given = ["test"] * 40 + ["train"] * 200
-    frame = table([i % 4 for i in range(240)], given=given)
+    sets = ["test"] * 40 + ["train"] * 200
+    frame = table([i % 4 for i in range(240)], sets=sets)
     done, notes = split_table(frame, seed=0)
     assert list(done.index[done.set == "test"]) == list(range(40))
     assert (done.set == "val").sum() == 40
@@ -115,14 +123,14 @@ def test_the_official_test_stays_and_the_rest_is_divided_80_to_20():
 
 
 def test_a_given_validation_set_stays_too():
-    frame = table([0, 1, 2, 3] * 9, given=["train"] * 20 + ["val"] * 8 + ["test"] * 8)
+    frame = table([0, 1, 2, 3] * 9, sets=["train"] * 20 + ["val"] * 8 + ["test"] * 8)
     done, notes = split_table(frame, seed=0)
     assert list(done.set) == list(frame.set)
     assert len(notes) == 1  # only that no slide is known
 
 
 def test_external_patches_are_left_alone():
-    frame = table([0, 1, 2, 3] * 10, given=[""] * 36 + ["external"] * 4)
+    frame = table([0, 1, 2, 3] * 10, sets=[""] * 36 + ["external"] * 4)
     assert list(split_table(frame, seed=0)[0].set[-4:]) == ["external"] * 4
 
 
@@ -139,12 +147,38 @@ def test_where_no_slide_is_known_the_first_page_says_so():
 
 def test_given_sets_that_cut_slides_are_told():
     frame = table(
-        [0, 1, 2, 3] * 4, slide=["a", "b", "c", "d"] * 4, given=["train"] * 12 + ["test"] * 4
+        [0, 1, 2, 3] * 4, slide=["a", "b", "c", "d"] * 4, sets=["train"] * 12 + ["test"] * 4
     )
     assert any(
         "cut through 4 patients or slides (a, b, c …)" in note
         for note in split_table(frame, seed=0)[1]
     )
+
+
+def test_sets_of_whole_known_slides_depend_on_nothing():
+    done, notes = split_table(slides([5, 5, 5, 5]), seed=0)
+    assert notes
+    assert dependence_notes(done) == []
+
+
+def test_what_makes_sets_depend_is_told_apart_from_how_they_were_drawn():
+    frame = table([0, 1] * 8, slide=["a", ""] * 8, sets=["train"] * 12 + ["test"] * 4)
+    done, notes = split_table(frame, seed=0)
+    cautions = dependence_notes(done)
+    assert len(cautions) == 2
+    assert cautions[0].startswith("No slide is known for 8 of the 16 patches")
+    assert cautions[1].startswith("The sets as given cut through 1 patients or slides (a)")
+    assert set(cautions) < set(notes)
+
+
+def test_recovered_groups_stand_in_for_unknown_slides_only():
+    frame = table([0, 1, 2, 3] * 10, slide=["a", "b", "c", "d"] * 5 + [""] * 20)
+    recovered = np.array([f"group {i // 4}" for i in range(40)], object)
+    done, notes = split_by_recovered_groups(frame, recovered, seed=0)
+    assert done[20:].groupby(recovered[20:]).set.nunique().max() == 1
+    assert sets_of_one(done[:20]) == 1
+    assert list(done.slide) == list(frame.slide)
+    assert notes[0].startswith("No slide is known for 20 patches: they were divided by 5 groups")
 
 
 def test_patches_without_a_score_join_no_set():
@@ -178,19 +212,19 @@ def test_a_hundred_thousand_patches(slide):
 @pytest.mark.parametrize("seed", range(3))
 def test_subsets_keep_whole_slides_every_score_and_nest(seed):
     frame = split_table(slides([10, 20, 30, 15]), seed=seed)[0]
-    train, kept = set(frame.index[frame.set == "train"]), []
+    train = set(frame.index[frame.set == "train"])
+    subsets = []
     for fraction in (0.01, 0.1, 0.25, 0.5, 1.0):
         part = take_fraction(frame, fraction=fraction, seed=seed)
         rows = part[part.set == "train"]
         assert (part.set != "train").sum() == (frame.set != "train").sum()
         assert set(rows.score) == {0, 1, 2, 3}
         assert rows.groupby("slide").size().eq(4).all()
-        assert (
-            abs(len(rows) - max(fraction * len(train), 16)) <= 8
-        )  # within half a slide for each score
-        kept.append(set(rows.index))
-    assert all(small <= large for small, large in itertools.pairwise(kept))
-    assert kept[-1] == train
+        # Within half a slide for each score.
+        assert abs(len(rows) - max(fraction * len(train), 16)) <= 8
+        subsets.append(set(rows.index))
+    assert all(small <= large for small, large in itertools.pairwise(subsets))
+    assert subsets[-1] == train
 
 
 def test_a_subset_of_patches_without_slides_is_near_the_fraction():
@@ -208,6 +242,6 @@ def test_a_subset_keeps_a_score_that_is_never_the_commonest_of_its_slide():
     frame = table(
         [0] * 8 + [1] + [0] * 8 + [2] * 3,
         slide=["a"] * 9 + ["b"] * 8 + ["c"] * 3,
-        given=["train"] * 20,
+        sets=["train"] * 20,
     )
     assert set(take_fraction(frame, fraction=0.01, seed=0).score) == {0, 1, 2}

@@ -1,4 +1,4 @@
-"""The store: right pixels, decoded once, safe from a second builder, a killed one, a full disk and files that change."""
+"""The store: right pixels, decoded once, safe from a second builder, kills and full disks."""
 
 import io
 import json
@@ -23,6 +23,7 @@ from her2lib.data.images import DataError
 from her2lib.data.store import decode_patch, lost_patches, open_store
 
 LINUX = sys.platform == "linux"
+SETS = ("train", "train", "val", "test", "external", "")
 
 
 def cohort(folder, n=6, side_px=64):
@@ -39,7 +40,7 @@ def cohort(folder, n=6, side_px=64):
             "slide": [f"s{i // 2}" for i in range(n)],
             "patient": "",
             "mpp": [0.25] * n,
-            "set": "train",
+            "set": [SETS[i % len(SETS)] for i in range(n)],
             "he": "",
         }
     )
@@ -92,12 +93,16 @@ def test_pixels_are_pillows_and_everything_keeps_the_tables_order(table, tmp_pat
         np.testing.assert_array_equal(patches.images[i].numpy(), expected)
     for column in ("score", "slide", "patient", "name"):
         assert list(getattr(patches, column)) == list(table[column])
+    assert list(patches.subset) == list(table["set"])
+
+
+def test_the_set_is_empty_where_the_table_has_none(table, tmp_path):
+    assert list(opened(table.drop(columns="set"), tmp_path).subset) == [""] * 6
 
 
 def test_shrinking_is_antialiased(tmp_path):
-    fine = (
-        np.indices((256, 256)).sum(0) % 2 * 255
-    )  # a one-pixel chequerboard: without antialiasing it stays black and white
+    # A one-pixel chequerboard: without antialiasing it stays black and white.
+    fine = np.indices((256, 256)).sum(0) % 2 * 255
     Image.fromarray(np.dstack([fine] * 3).astype(np.uint8)).save(tmp_path / "a.png")
     image, _ = decode_patch(tmp_path / "a.png", 64)
     assert abs(image.astype(int) - 127).max() <= 8
@@ -152,7 +157,7 @@ def test_a_store_may_be_larger_than_memory(tmp_path):
     size = 4 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with (tmp_path / "big.npy").open("wb") as out:
         out.truncate(size + store.HEADER)
-    images = store._mapped(tmp_path / "big.npy")
+    images = store._map_pixels(tmp_path / "big.npy")
     assert len(images) == size
     images[-1] = 5
     assert images[-1] == 5
@@ -172,6 +177,7 @@ def test_with_skip_bad_it_is_left_out_and_named(table, tmp_path):
     patches = opened(table, tmp_path, skip_bad=True)
     assert list(patches.name) == ["0.png", "1.png", "3.png", "4.png", "5.png"]
     assert list(patches.score) == [0, 1, 3, 0, 1]
+    assert list(patches.subset) == ["train", "train", "test", "external", ""]
     assert patches.images.shape == (5, 3, 32, 32)
     np.testing.assert_array_equal(patches.images[2].numpy(), decode_patch(table.path[3], 32)[0])
     assert list(lost_patches(table, side_px=32, folder=tmp_path / "store").name) == ["2.png"]
@@ -223,11 +229,13 @@ def test_too_little_space_is_said_before_any_work(table, tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore:.*file checks are not kept")
 def test_a_disk_that_fills_during_the_build(table, tmp_path, monkeypatch):
     real = Path.open
-    monkeypatch.setattr(
-        Path,
-        "open",
-        lambda path, *a, **k: real(Path("/dev/full") if path.suffix == ".part" else path, *a, **k),
-    )
+
+    def open_on_a_full_disk(path, *args, **options):
+        if path.suffix == ".part":
+            path = Path("/dev/full")
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", open_on_a_full_disk)
     with pytest.raises(
         DataError, match=r"No space left on device\), nothing half-built is kept: free .* GB"
     ):
@@ -242,7 +250,8 @@ def test_a_folder_that_may_not_be_written(table, tmp_path):
     folder = tmp_path / "locked"
     folder.mkdir()
     folder.chmod(0o500)
-    if os.geteuid() == 0:  # permissions do not bind root; the kernel's own tree does
+    # Permissions do not bind root; the kernel's own tree does.
+    if os.geteuid() == 0:
         folder = Path("/sys/kernel/her2-store")
     with pytest.raises(
         DataError, match=r"cannot be written to .*give a folder that you may write to"
@@ -287,11 +296,11 @@ def test_an_interrupt_leaves_nothing_and_the_same_call_then_works(table, tmp_pat
 
 
 def build_slowly(table, folder, seconds, answer):
-    """Another process' whole life: a store built with one thread and a pause at each patch; answers (decoded, sum of pixels)."""
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # tests that run in the background inherit that it is ignored
-    real, decoded = store.decode_patch, []
+    """Another process' whole life: a store built on one thread; answers (decoded, pixel sum)."""
+    # Tests that run in the background inherit that this signal is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    real = store.decode_patch
+    decoded = []
 
     def slow(path, side_px):
         time.sleep(seconds)
@@ -304,9 +313,11 @@ def build_slowly(table, folder, seconds, answer):
 
 
 def builder(table, tmp_path, seconds):
-    # forked, as importing torch anew takes seconds; forked children stay away from torch's own
-    # threads
-    context = multiprocessing.get_context("fork" if LINUX else "spawn")
+    # Forked, as importing torch anew takes seconds; forked children stay away from torch's threads.
+    method = "spawn"
+    if LINUX:
+        method = "fork"
+    context = multiprocessing.get_context(method)
     answer = context.Queue()
     process = context.Process(
         target=build_slowly, args=(table, tmp_path / "store", seconds, answer)
@@ -369,7 +380,8 @@ def test_five_thousand_patches_reopen_within_a_second(tmp_path):
     table = pd.concat([table] * 5000, ignore_index=True)
     table["path"] = [str(tmp_path / "images" / f"x{i}.png") for i in range(5000)]
     for i, path in enumerate(table.path):
-        text = b"tEXtid\0%d" % i  # a comment makes the bytes of each differ
+        # A comment makes the bytes of each differ.
+        text = b"tEXtid\0%d" % i
         extra = len(text[4:]).to_bytes(4, "big") + text + zlib.crc32(text).to_bytes(4, "big")
         Path(path).write_bytes(data[:-12] + extra + data[-12:])
     opened(table, tmp_path, side_px=8)

@@ -1,199 +1,96 @@
-"""Explorer without a browser: quantised maps, attention rows, notes that survive readers and kills, the page's safety."""
+"""The widget without a browser: its traits, its answers, notes and uploads."""
 
-import json
-import re
-import signal
-import subprocess
-import sys
-import time
-from functools import partial
 from io import BytesIO
 from types import SimpleNamespace
 
-import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from her2lib.data.images import read_pixels
-from her2lib.explorer import source as source_
-from her2lib.explorer import widget
-from her2lib.maps import attribution
-from her2lib.networks import models
+from her2lib.explorer.notes import read_notes
+from her2lib.explorer.widget import Canvas
 
 EVIL = "<img src=x onerror=alert(1)>_3+.png"
 
 
-def test_stack_keeps_each_maps_own_range_to_half_a_step():
-    maps = torch.tensor(
-        [[[0.0, 1.0], [2.0, 4.0]], [[-3.0, 0.0], [0.0, 3.0]], [[5.0, 5.0], [5.0, 5.0]]]
+@pytest.fixture
+def canvas(tmp_path, monkeypatch):
+    """Canvas over two patches and no network; what it sends is in canvas.sent."""
+    source = SimpleNamespace(
+        table=pd.DataFrame({"name": ["p0", EVIL]}),
+        study=SimpleNamespace(folder=tmp_path),
+        catalogue=dict,
+        opening_state=dict,
+        add_patch=add_patch,
     )
-    header, data = source_.stack(maps)
-    values = np.frombuffer(data, np.uint8).reshape(header["shape"])
-    low, high = (np.array(header[key])[:, None, None] for key in ("low", "high"))
-    assert np.abs(low + values * (high - low) / 255 - maps.numpy()).max() <= 6 / 255 / 2 + 1e-6
+    canvas = Canvas(source)
+    canvas.sent = []
+    monkeypatch.setattr(canvas, "send", lambda content, buffers=None: canvas.sent.append(content))
+    return canvas
 
 
-@pytest.mark.parametrize("network", ["vit_tiny", "hybrid"])
-def test_attention_rows_are_those_of_attribute(network):
-    net = models.create(network, side_px=64, weights="none")
-    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    rows = source_.Source._attention(None, net, x)
-    assert rows.shape == (2, net.layers * net.heads, *net.grid)
-    assert torch.allclose(
-        rows[:, net.heads + 2], attribution.attention(net, x, layer=1, head=2), atol=1e-6
+def add_patch(name, content):
+    read_pixels(BytesIO(content))
+    return {"name": name, "added": True}
+
+
+def png():
+    from PIL import Image
+
+    picture = BytesIO()
+    Image.new("RGB", (70, 70), "white").save(picture, "PNG")
+    return picture.getvalue()
+
+
+def test_every_trait_is_in_the_docstring_and_in_the_pages_state():
+    state = Canvas.default_state()
+    assert {"patch", "network", "method", "layer", "head", "token", "opacity"} <= set(state)
+    assert "catalogue" not in state
+    assert [name for name in state if name not in Canvas.__doc__] == []
+
+
+def test_a_trait_of_another_kind_is_refused(canvas):
+    with pytest.raises(Exception, match="layer"):
+        canvas.layer = "first"
+
+
+def test_what_cannot_be_shown_is_answered_in_a_sentence(canvas):
+    canvas._reply(canvas, {"id": 1, "take": "x.png"}, [b"no image"])
+    assert canvas.sent[0]["id"] == 1
+    assert canvas.sent[0]["error"].startswith("x.png cannot be shown:")
+    assert canvas.added == []
+
+
+def test_a_patch_from_outside_stands_at_the_end_and_is_in_sight(canvas):
+    canvas._reply(canvas, {"id": 1, "take": "x.png"}, [png()])
+    assert canvas.sent == [{"id": 1, "header": {}}]
+    assert [row["name"] for row in canvas.added] == ["x.png"]
+    assert canvas.patch == 2
+
+
+def test_an_uploaded_file_is_taken_and_a_wrong_one_named(canvas):
+    uploads = (
+        {"name": "good.png", "content": memoryview(png())},
+        {"name": "wrong.png", "content": memoryview(b"no image")},
     )
-    tokens = source_.Source._attention(None, net, x, "1")
-    assert torch.allclose(
-        tokens[:, net.grid[1]], attribution.attention(net, x, layer=1, query=(1, 0)), atol=1e-6
-    )
-
-
-@pytest.mark.parametrize("network", ["resnet18", "vit_tiny", "hybrid"])
-def test_the_networks_tangent_gives_every_map_that_the_network_gives(network):
-    net = models.create(network, side_px=64, weights="none")
-    x = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    near, source = source_.Tangent(net, x), SimpleNamespace(map_px=56)
-    for kind, *rest in source_.asks(net):
-        see = partial(source_.Source._map if kind == "map" else source_.Source._attention, source)
-        exact, quick = see(net, x, *rest), see(near, x, *rest)
-        assert torch.allclose(quick, exact, atol=1e-6, rtol=2e-4), (kind, rest)
-    assert all(parameter.grad is None for parameter in net.parameters())
-
-
-def test_page_takes_test_patches_first_and_the_scores_in_turn():
-    table = pd.DataFrame({"set": ["train"] * 4 + ["test"] * 4, "score": [0, 1, 2, 3, 2, 2, 1, 3]})
-    assert widget._chosen(table, 5) == [6, 4, 7, 5, 0]
-
-
-def test_readers_notes_stand_in_their_own_files_and_never_overwrite(tmp_path):
-    first = widget.add_note(tmp_path, "Dr. A/../x", EVIL, "3", 'faint, "blush"\nat the edge')
-    second = widget.add_note(tmp_path, "B", EVIL, "2+", "")
-    widget.add_note(tmp_path, "Dr. A/../x", "p2", "", "again")
-    assert first.parent == second.parent == tmp_path
-    assert first != second
-    rows = widget.notes(tmp_path)
-    assert sorted(rows["reader"]) == ["B", "Dr. A/../x", "Dr. A/../x"]
-    assert set(rows["patch"]) == {EVIL, "p2"}
-    assert set(rows["score"]) == {"3+", "2+", ""}
-    assert 'faint, "blush" at the edge' in set(rows["note"])
-
-
-def test_a_note_needs_a_reader_and_a_real_score(tmp_path):
-    with pytest.raises(ValueError, match="name as reader"):
-        widget.add_note(tmp_path, " ", "p", "1+", "")
-    with pytest.raises(ValueError, match="not a HER2 score"):
-        widget.add_note(tmp_path, "A", "p", "7", "")
-
-
-def test_a_torn_row_is_dropped_and_the_next_note_is_whole(tmp_path):
-    file = widget.add_note(tmp_path, "A", "p1", "1+", "kept")
-    with file.open("ab") as out:
-        out.write(b'2026,A,p2,2+,"torn')
-    assert list(widget.notes(tmp_path)["patch"]) == ["p1"]
-    widget.add_note(tmp_path, "A", "p3", "3+", "whole")
-    assert list(widget.notes(tmp_path)["patch"]) == ["p1", "p3"]
-
-
-def test_a_kill_while_writing_loses_no_note_that_was_acknowledged(tmp_path):
-    code = (
-        "import sys\nfrom her2lib.explorer import widget as explorer\n"
-        "for k in range(10**6):\n    explorer.add_note(sys.argv[1], 'A', f'p{k}', '1+', 'x' * 500)\n    print(k, flush=True)"
-    )
-    writer = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    writer.stdout.readline()
-    time.sleep(0.5)
-    writer.send_signal(signal.SIGKILL)
-    told = 1 + len([line for line in writer.communicate()[0].splitlines() if line])
-    assert len(widget.notes(tmp_path)) in (told, told + 1)
-    widget.add_note(tmp_path, "A", "after", "", "goes on")
-    assert widget.notes(tmp_path)["patch"].iloc[-1] == "after"
-
-
-def test_the_page_lets_no_file_name_end_its_data_and_names_no_address():
-    page = widget._page("s", {"catalogue": {"name": "</script>" + EVIL}})
-    assert EVIL not in page
-    held = re.search(r'id="her2-data">(.*?)</script>', page, re.S)[1]
-    assert json.loads(held)["catalogue"]["name"] == "</script>" + EVIL
-    assert "default-src 'none'" in page
-    assert not re.search(r"https?://", page)
-    assert "innerHTML" not in page
-
-
-def test_what_cannot_be_shown_is_answered_in_a_sentence():
-    sent = []
-    canvas = SimpleNamespace(extra=[], send=lambda message, buffers=None: sent.append(message))
-    source = SimpleNamespace(take=lambda name, content: read_pixels(BytesIO(content)))
-    widget._reply(source, canvas, {"id": 1, "take": "x.png"}, [b"no image"])
-    assert sent[0]["id"] == 1
-    assert sent[0]["error"].startswith("x.png cannot be shown:")
-    assert canvas.extra == []
+    canvas.add_uploads({"new": uploads})
+    assert [row["name"] for row in canvas.added] == ["good.png"]
+    assert canvas.sent[0] == {"status": "good.png was read and scored; it is not kept."}
+    assert canvas.sent[1]["status"].startswith("wrong.png cannot be shown: ")
 
 
 @pytest.mark.parametrize("score", ["", "2+"])
-def test_the_notebooks_note_is_kept_with_and_without_a_proposed_score(tmp_path, score):
-    source = SimpleNamespace(
-        table=pd.DataFrame({"name": ["p0", EVIL]}), study=SimpleNamespace(folder=tmp_path)
-    )
-    reader, proposed, note, save, told = widget._noting(source, SimpleNamespace(patch=1, extra=[]))
-    reader.value, proposed.value, note.value = "A", score, "seen"
-    save.click()
-    assert told.value == f"Kept in A.csv: {EVIL}"
-    assert widget.notes(tmp_path / "notes")[["patch", "score", "note"]].to_numpy().tolist() == [
-        [EVIL, score, "seen"]
-    ]
+def test_the_notebooks_note_is_kept_with_and_without_a_proposed_score(canvas, tmp_path, score):
+    note = {"reader": "A", "patch": EVIL, "score": score, "note": "seen"}
+    canvas._reply(canvas, {"id": 3, "note": note}, [])
+    assert canvas.sent == [{"id": 3, "header": {"sentence": f"Kept in A.csv: {EVIL}"}}]
+    rows = read_notes(tmp_path / "notes")
+    assert rows[["patch", "score", "note"]].to_numpy().tolist() == [[EVIL, score, "seen"]]
 
 
-def test_without_a_finished_network_the_widget_opens_and_its_menus_say_so():
-    source = SimpleNamespace(
-        networks={}, table=pd.DataFrame({"name": ["p0"]}), study=SimpleNamespace(folder=None)
-    )
-    canvas = widget.Canvas(catalogue={"shows": source_.SHOWS}, **widget._start(source))
-    parts = {
-        part.description: part
-        for part in widget._controls(source, canvas).children
-        if hasattr(part, "description")
-    }
-    assert parts["Network"].options == (("none has finished", ""),)
-    assert parts["Shows"].value == canvas.shows == "dab"
-    assert all(parts[name].disabled for name in ("Method", "Explains", "Layer", "Head, 0 all"))
-
-
-def test_controls_that_change_nothing_are_switched_off_and_a_collapsed_run_is_named():
-    net = SimpleNamespace(layers=12, heads=3)
-    source = SimpleNamespace(
-        networks={"v": ("ViT-Tiny (COLLAPSED)", net, {})},
-        table=pd.DataFrame({"name": ["p0"]}),
-        study=SimpleNamespace(folder=None),
-    )
-    canvas = widget.Canvas(catalogue={"shows": source_.SHOWS}, **widget._start(source))
-    parts = {
-        part.description: part
-        for part in widget._controls(source, canvas).children
-        if hasattr(part, "description")
-    }
-    names = ("Method", "Explains", "Layer", "Head, 0 all")
-    assert parts["Network"].options == (("ViT-Tiny (COLLAPSED)", "v"),)
-    assert [parts[name].disabled for name in names] == [False, False, True, True]
-    canvas.method = "attention"
-    assert [parts[name].disabled for name in names] == [False, True, False, False]
-    canvas.shows = "dab"
-    assert all(parts[name].disabled for name in names)
-
-
-def test_label_doubt_is_read_where_the_review_wrote_it_and_a_foreign_table_is_named(tmp_path):
-    study = SimpleNamespace(folder=tmp_path, folder_of=lambda task: tmp_path / "runs" / task)
-    assert widget.read_doubts(study) is None
-    file = tmp_path / "runs" / "09_label_review" / "doubt.csv"
-    file.parent.mkdir(parents=True)
-    pd.DataFrame({"patch": ["a", "007"], "doubt": [0.9, float("nan")], "kind": "x"}).to_csv(
-        file, index=False
-    )
-    table = widget.read_doubts(study)
-    assert table["patch"].tolist() == ["a", "007"]
-    assert list(table) == ["patch", "doubt"]
-    file.write_text("patch,reason\na,b\n")
-    with pytest.raises(ValueError, match="has no column doubt"):
-        widget.read_doubts(study)
+def test_a_note_that_is_not_on_the_disk_is_not_acknowledged(canvas, tmp_path):
+    (tmp_path / "notes").write_text("a file where the folder should be")
+    note = {"reader": "A", "patch": "p0", "score": "", "note": "seen"}
+    canvas._reply(canvas, {"id": 4, "note": note}, [])
+    assert set(canvas.sent[0]) == {"id", "error"}
+    assert "cannot be shown" not in canvas.sent[0]["error"]

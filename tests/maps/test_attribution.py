@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from her2lib import plots, stain
-from her2lib.maps import attribution
+from her2lib.maps import attribution, inside
 from her2lib.networks import models
 
 REAL = Path(__file__).parents[3] / "shared" / "real"
@@ -275,8 +275,8 @@ def test_small_pieces_equal_one_piece(monkeypatch):
     net, score = network("vit_tiny"), torch.tensor([0, 3, 1])
     x = patches(net)
     whole = [attribution.relevance(net, x, score), attribution.rollout(net, x)]
-    monkeypatch.setattr(attribution, "ATTENTION_BYTES", 1)
-    assert attribution.input_pieces(net, x) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+    monkeypatch.setattr(inside, "ATTENTION_BYTES", 1)
+    assert inside.input_pieces(net, x) == [slice(0, 1), slice(1, 2), slice(2, 3)]
     for before, now in zip(
         whole, [attribution.relevance(net, x, score), attribution.rollout(net, x)], strict=True
     ):

@@ -15,7 +15,7 @@ from torch import nn
 
 from her2lib import stain
 from her2lib.data import patches, store
-from her2lib.maps import attribution, faithfulness, imputation
+from her2lib.maps import attribution, faithfulness, imputation, interventions
 from her2lib.networks import models, train
 from her2lib.phantoms import dataset
 from her2lib.stats import intervals
@@ -44,7 +44,7 @@ def noise(*shape, seed=0):
 
 
 def test_the_true_map_has_the_lowest_deletion_and_the_highest_insertion_of_all_orders(monkeypatch):
-    monkeypatch.setattr(faithfulness, "_blur", lambda x, sigma_px: torch.zeros_like(x))
+    monkeypatch.setattr(faithfulness, "blurred", lambda x, sigma_px: torch.zeros_like(x))
     net, x = Redness(), torch.ones(1, 3, 8, 8)
     orders = torch.tensor(list(permutations(range(4))), dtype=torch.float32).reshape(24, 2, 2)
     batch = x.expand(24, -1, -1, -1)
@@ -293,7 +293,7 @@ def test_ablations_leave_what_their_name_says(stained):
         for name in ("tumour", "deciding")
     }
     given, tumour = (
-        faithfulness.ablations(images, masks=masks, mpp=1.0),
+        interventions.ablations(images, masks=masks, mpp=1.0),
         masks["tumour"][:, None].expand_as(images),
     )
     assert all(
@@ -326,7 +326,7 @@ def test_ablations_leave_what_their_name_says(stained):
 
 def test_blurred_membranes_keep_the_mean_dab_of_each_patch(stained):
     images = stained[1]
-    blurred = faithfulness.ablations(images, mpp=1.0)["membranes_blurred"]
+    blurred = interventions.ablations(images, mpp=1.0)["membranes_blurred"]
     before, after = stain.dab(images), stain.dab(blurred)
     assert torch.allclose(before.mean((1, 2)), after.mean((1, 2)), rtol=0.03)
     assert (
@@ -337,7 +337,8 @@ def test_blurred_membranes_keep_the_mean_dab_of_each_patch(stained):
 class Browner(nn.Module):
     """A network planted by hand that scores by DAB: its features are the mean DAB of each 8 x 8 px."""
 
-    network, layers, mean, std = "toy", 0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    network, layers, side_px = "toy", 0, 96
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
     def __init__(self):
         super().__init__()

@@ -1,53 +1,39 @@
-"""models: sizes, the tap contract, weights that are never silently random, and the frozen-feature probe."""
+"""models: sizes, the tap contract, what is read as network input and what is refused."""
 
-import os
-import pickle
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import timm
 import torch
-from PIL import Image
-from safetensors.torch import save_file
-from timm.layers import resample_abs_pos_embed
+from examples_networks import random_images, small, toy
 
-from her2lib.networks import encoders, models, weights
-from her2lib.scores import parse_score
+from her2lib.networks import models
 
-REAL = Path(__file__).parents[3] / "shared" / "real"
-
-SMALL = [("resnet18", 64), ("densenet201", 64), ("hybrid", 64), ("vit_tiny", 64)]
+NETWORKS = ("resnet18", "densenet201", "hybrid", "vit_tiny")
+WHITE = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
 
 
 @pytest.fixture(scope="module")
 def nets():
-    return {name: models.create(name, side_px=side, weights="none") for name, side in SMALL}
-
-
-def patches(n, side_px, seed=0):
-    return torch.randint(
-        0,
-        256,
-        (n, 3, side_px, side_px),
-        dtype=torch.uint8,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    return {name: models.create(name, side_px=64, weights="none") for name in NETWORKS}
 
 
 def state_of(net):
-    hooks = sum(
+    """What a call may not change: hooks, fused flags, training modes, gradients."""
+    hooks = [
         len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
         for m in net.modules()
-    )
-    fused = [m.fused_attn for m in net.modules() if hasattr(m, "fused_attn")]
+    ]
     return (
-        hooks,
-        fused,
+        sum(hooks),
+        [m.fused_attn for m in net.modules() if hasattr(m, "fused_attn")],
         [m.training for m in net.modules()],
         [p.grad is None for p in net.parameters()],
     )
+
+
+# --- the networks of the study -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -61,28 +47,30 @@ def state_of(net):
 )
 def test_the_four_networks_of_the_study_at_224_px(network, millions, grid, channels, stem, tokens):
     net = models.create(network, side_px=224, weights="none")
-    x = models.normalise(patches(1, 224), net)
+    x = models.normalise(random_images(1, 224), net)
+    layers = (0, -1) if tokens else ()
     with torch.inference_mode():
-        tap, logits = net.tap(x, attention=(0, -1) if tokens else ()), net(x)
+        tap = net.tap(x, attention=layers)
+        logits = net(x)
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
     assert net.grid == grid
     assert tap.features.shape == (1, channels, *grid)
     assert tap.embedding.shape == (1, channels)
-    assert (tap.stem is None) if stem is None else tap.stem.shape == stem
-    assert {k: tuple(v.shape[1:]) for k, v in tap.attention.items()} == (
-        {0: tokens, -1: tokens} if tokens else {}
-    )
+    if stem is None:
+        assert tap.stem is None
+    else:
+        assert tap.stem.shape == stem
+    shapes = {layer: tuple(attention.shape[1:]) for layer, attention in tap.attention.items()}
+    assert shapes == dict.fromkeys(layers, tokens)
     assert (tap.logits - logits).abs().max() < 1e-5
 
 
 def test_vit_b16_is_the_one_of_the_study():
     with torch.device("meta"):
         vit = timm.create_model(models.BACKBONES["vit_b16"], num_classes=4)
-    assert (len(vit.blocks), vit.blocks[0].attn.num_heads, vit.blocks[0].mlp.fc1.out_features) == (
-        12,
-        12,
-        3072,
-    )
+    assert len(vit.blocks) == 12
+    assert vit.blocks[0].attn.num_heads == 12
+    assert vit.blocks[0].mlp.fc1.out_features == 3072
     assert vit.patch_embed.patch_size == (16, 16)
 
 
@@ -94,30 +82,35 @@ def test_vit_b16_is_the_one_of_the_study():
         ("resnet18", 32, 512),
         ("hybrid", 32, 112),
         ("hybrid", 32, 512),
-    ]
-    + [("vit_tiny", 16, side_px) for side_px in (112, 224, 384, 512)],
+        ("vit_tiny", 16, 112),
+        ("vit_tiny", 16, 224),
+        ("vit_tiny", 16, 384),
+        ("vit_tiny", 16, 512),
+    ],
 )
 def test_any_side_length(network, step_px, side_px):
     net = models.create(network, side_px=side_px, weights="none")
     with torch.inference_mode():
-        tap = net.tap(models.normalise(patches(1, side_px), net))
+        tap = net.tap(models.normalise(random_images(1, side_px), net))
     assert tap.features.shape[2:] == net.grid == (-(-side_px // step_px),) * 2
     assert tap.logits.shape == (1, 4)
 
 
+# --- the tap -----------------------------------------------------------------------------------
+
+
 def test_tap_agrees_with_forward_and_leaves_nothing_behind(nets):
     for net in nets.values():
-        before, x = state_of(net), models.normalise(patches(2, 64), net)
+        before = state_of(net)
+        x = models.normalise(random_images(2, 64), net)
         with torch.no_grad():
             tap = net.tap(x, attention=range(net.layers))
             assert (tap.logits - net(x)).abs().max() < 1e-5
         assert state_of(net) == before
         assert sorted(tap.attention) == list(range(net.layers))
+        n_tokens = net.prefix_tokens + net.grid[0] * net.grid[1]
         for attention in tap.attention.values():
-            assert attention.shape[1:] == (
-                net.heads,
-                *2 * (net.prefix_tokens + net.grid[0] * net.grid[1],),
-            )
+            assert attention.shape[1:] == (net.heads, n_tokens, n_tokens)
             assert torch.allclose(attention.sum(-1), torch.ones(()), atol=1e-5)
 
 
@@ -127,20 +120,19 @@ def test_a_tap_that_raises_leaves_nothing_behind(nets, network, monkeypatch):
     before = state_of(net)
     monkeypatch.setattr(net.backbone.norm, "forward", lambda x: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        net.tap(models.normalise(patches(2, 64), net), attention=(0, 1))
+        net.tap(models.normalise(random_images(2, 64), net), attention=(0, 1))
     assert state_of(net) == before
     net.eval()
 
 
 def test_attention_is_the_softmax_of_queries_and_keys(nets):
     net = nets["vit_tiny"]
-    x = models.normalise(patches(1, 64), net)
+    x = models.normalise(random_images(1, 64), net)
     with torch.no_grad():
         tokens = net.backbone.norm_pre(net.backbone._pos_embed(net.backbone.patch_embed(x)))
         block = net.backbone.blocks[0]
-        parts = block.attn.qkv(block.norm1(tokens))[0].reshape(
-            -1, 3, 3, 64
-        )  # (T,3*heads*64) -> (T,3,heads,64)
+        # (T,3*heads*64) -> (T,3,heads,64)
+        parts = block.attn.qkv(block.norm1(tokens))[0].reshape(-1, 3, 3, 64)
         query, key, _ = parts.permute(1, 2, 0, 3)
         wanted = (query @ key.mT / 8).softmax(-1)
         assert torch.allclose(net.tap(x, attention=(0,)).attention[0][0], wanted, atol=1e-6)
@@ -148,33 +140,36 @@ def test_attention_is_the_softmax_of_queries_and_keys(nets):
 
 def test_the_gradient_of_a_pooled_cnn_is_its_weight_over_the_places(nets):
     net = nets["resnet18"]
-    tap = net.tap(models.normalise(patches(1, 64), net))
+    tap = net.tap(models.normalise(random_images(1, 64), net))
     (gradient,) = torch.autograd.grad(tap.logits[0, 2], tap.features)
-    wanted = net.backbone.fc.weight[2] / 4  # 64 px: a grid of 2 x 2 is averaged
+    # 64 px: a grid of 2 x 2 is averaged.
+    wanted = net.backbone.fc.weight[2] / 4
     assert torch.allclose(gradient[0], wanted[:, None, None].expand(-1, 2, 2), atol=1e-8)
 
 
 @pytest.mark.parametrize("network", ["vit_tiny", "hybrid"])
 def test_logits_can_be_differentiated_by_features_and_attention(nets, network):
     net = nets[network]
-    tap = net.tap(models.normalise(patches(2, 64), net), attention=(0, -1))
+    tap = net.tap(models.normalise(random_images(2, 64), net), attention=(0, -1))
     sought = [tap.features, *tap.attention.values()]
-    assert all(
-        gradient.abs().max() > 0 for gradient in torch.autograd.grad(tap.logits[:, 1].sum(), sought)
-    )
+    gradients = torch.autograd.grad(tap.logits[:, 1].sum(), sought)
+    assert all(gradient.abs().max() > 0 for gradient in gradients)
     assert all(p.grad is None for p in net.parameters())
 
 
 def test_features_are_the_tokens_entering_the_last_block(nets):
     net = nets["vit_tiny"]
-    x = models.normalise(patches(2, 64), net)
+    x = models.normalise(random_images(2, 64), net)
     with torch.no_grad():
         tokens = net.backbone.forward_intermediates(x, indices=[10], intermediates_only=True)[0]
         assert torch.equal(net.tap(x).features, tokens)
 
 
+# --- making networks ---------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("wrong", "sentence"),
     [
         (
             lambda nets: models.create("resnet81", side_px=64, weights="none"),
@@ -196,216 +191,78 @@ def test_features_are_the_tokens_entering_the_last_block(nets):
         (lambda nets: nets["vit_tiny"](torch.zeros(1, 3, 32, 32)), "created for side_px=64"),
     ],
 )
-def test_errors_are_sentences_with_the_remedy(nets, wrong, words):
-    with pytest.raises((ValueError, FileNotFoundError), match=words):
+def test_errors_are_sentences_with_the_remedy(nets, wrong, sentence):
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
         wrong(nets)
 
 
 def test_the_seed_decides_and_the_callers_chance_is_untouched():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    a, b, c = (
+    first, again, other = (
         models.create("resnet18", side_px=64, weights="none", seed=seed).backbone.fc.weight
         for seed in (1, 1, 2)
     )
-    assert torch.equal(a, b)
-    assert not torch.equal(a, c)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_rebuild_keeps_the_weights_and_changes_the_options(nets):
     net = nets["vit_tiny"]
-    copy, x = models.rebuild(net, drop_path_rate=0.2), torch.rand(1, 3, 64, 64)
+    copy = models.rebuild(net, drop_path_rate=0.2)
+    x = torch.rand(1, 3, 64, 64)
     assert copy.backbone.blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
     assert torch.equal(copy(x), net(x))
     assert copy.config == net.config | {"drop_path_rate": 0.2}
 
 
+# --- from pixels to network input --------------------------------------------------------------
+
+
 def test_normalise_uses_the_mean_of_the_weights(nets):
-    white = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
-    assert torch.allclose(
-        models.normalise(white, nets["vit_tiny"]), torch.ones(())
-    )  # (1 - 0.5) / 0.5
-    found = models.normalise(white, nets["resnet18"])[0, :, 0, 0]
-    assert torch.allclose(found, torch.tensor([0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225]))
+    # (1 - 0.5) / 0.5
+    assert torch.allclose(models.normalise(WHITE, nets["vit_tiny"]), torch.ones(()))
+    white = models.normalise(WHITE, nets["resnet18"])[0, :, 0, 0]
+    assert torch.allclose(white, torch.tensor([0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225]))
 
 
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        weights.hub, "ENDPOINT", "http://127.0.0.1:9"
-    )  # the discard port: nobody answers
-    monkeypatch.setattr(weights.hub, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(weights.hub, "HF_HUB_OFFLINE", False)
-    return tmp_path
+@pytest.mark.parametrize("images", [WHITE.float(), WHITE.long(), WHITE.numpy(), None])
+def test_normalise_refuses_anything_but_a_uint8_tensor(nets, images):
+    with pytest.raises(ValueError, match="normalise takes a uint8 tensor") as caught:
+        models.normalise(images, nets["resnet18"])
+    assert "\n" not in str(caught.value)
 
 
-def test_offline_imagenet_is_one_sentence_with_the_remedy(offline):
-    for network in ("resnet18", "hybrid"):
-        with pytest.raises(
-            OSError, match=r"not in the cache folder .*FILE.safetensors\", or weights=\"none\""
-        ) as caught:
-            models.create(network, side_px=64)
-        assert "\n" not in str(caught.value)
-    assert weights.hub.HF_HUB_OFFLINE is False
+def test_what_is_read_as_input_is_normalised_once():
+    net = small()
+    patches = toy(4)
+    wanted = models.normalise(patches.images, net)
+    assert torch.equal(models.as_input(net, patches), wanted)
+    assert torch.equal(models.as_input(net, patches.images), wanted)
+    assert torch.equal(models.as_input(net, patches.images.numpy()), wanted)
+    assert torch.equal(models.as_input(net, SimpleNamespace(images=patches.images)), wanted)
+    assert models.as_input(net, wanted) is wanted
 
 
-def test_imagenet_comes_from_the_cache_folder_when_offline(offline):
-    theirs = timm.create_model("resnet18", num_classes=1000)
-    cache = offline / "models--timm--resnet18.tv_in1k"
-    (cache / "snapshots" / "abc").mkdir(parents=True)
-    (cache / "refs").mkdir()
-    (cache / "refs" / "main").write_text("abc")
-    save_file(theirs.state_dict(), cache / "snapshots" / "abc" / "model.safetensors")
-    net, hybrid = (models.create(name, side_px=64) for name in ("resnet18", "hybrid"))
-    assert torch.equal(net.backbone.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight)
-    assert torch.equal(
-        hybrid.backbone.patch_embed.backbone.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight
-    )
-    assert net.backbone.fc.weight.shape == (4, 512)
+def test_arrays_that_torch_cannot_share_are_copied():
+    images = toy(4).images.numpy()
+    read_only = images.copy()
+    read_only.setflags(write=False)
+    assert np.array_equal(models.uint8_images(read_only).numpy(), images)
+    assert np.array_equal(models.uint8_images(images[::-1]).numpy(), images[::-1])
 
 
-class TestFiles:
-    def test_own_file_comes_back(self, nets, tmp_path):
-        save_file(nets["hybrid"].state_dict(), tmp_path / "own.safetensors")
-        again = models.create("hybrid", side_px=64, weights=tmp_path / "own.safetensors", seed=9)
-        x = torch.rand(1, 3, 64, 64)
-        assert torch.equal(again(x), nets["hybrid"](x))
-
-    def test_a_backbone_file_leaves_its_head_out_and_says_so(self, tmp_path):
-        theirs = timm.create_model("resnet18", num_classes=1000)
-        torch.save({"state_dict": theirs.state_dict()}, tmp_path / "theirs.pth")
-        with pytest.warns(UserWarning, match="head of 1000 outputs"):
-            net = models.create("resnet18", side_px=64, weights=tmp_path / "theirs.pth")
-        assert torch.equal(net.backbone.conv1.weight, theirs.conv1.weight)
-        hybrid = models.create("hybrid", side_px=64, weights=tmp_path / "theirs.pth")
-        assert torch.equal(hybrid.backbone.patch_embed.backbone.conv1.weight, theirs.conv1.weight)
-
-    def test_positions_are_resampled_to_the_grid(self, tmp_path):
-        theirs = timm.create_model("vit_tiny_patch16_224", num_classes=4)
-        save_file(theirs.state_dict(), tmp_path / "vit.safetensors")
-        net = models.create("vit_tiny", side_px=112, weights=tmp_path / "vit.safetensors")
-        wanted = resample_abs_pos_embed(theirs.pos_embed, [7, 7], num_prefix_tokens=1)
-        assert torch.equal(net.backbone.pos_embed, wanted)
-
-    def test_a_wrong_shape_is_named_with_both_shapes(self, nets, tmp_path):
-        state = nets["resnet18"].state_dict()
-        state["backbone.layer1.0.conv1.weight"] = torch.zeros(8, 64, 3, 3)
-        save_file(state, tmp_path / "odd.safetensors")
-        with pytest.raises(
-            ValueError,
-            match=r"layer1.0.conv1.weight is \(8, 64, 3, 3\) in the file and \(64, 64, 3, 3\)",
-        ):
-            models.create("resnet18", side_px=64, weights=tmp_path / "odd.safetensors")
-
-    def test_a_missing_weight_and_a_foreign_file_are_refused(self, nets, tmp_path):
-        state = nets["resnet18"].state_dict()
-        del state["backbone.layer1.0.conv1.weight"]
-        save_file(state, tmp_path / "less.safetensors")
-        with pytest.raises(ValueError, match=r"lacks backbone.layer1.0.conv1.weight"):
-            models.create("resnet18", side_px=64, weights=tmp_path / "less.safetensors")
-        save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-        with pytest.raises(ValueError, match="holds no weights of resnet18; its first is 'a'"):
-            models.create("resnet18", side_px=64, weights=tmp_path / "foreign.safetensors")
-
-    def test_a_pickle_that_runs_code_is_refused_and_does_not_run(self, tmp_path):
-        class Malicious:
-            def __reduce__(self):
-                return os.mkdir, (str(tmp_path / "ran"),)
-
-        (tmp_path / "bad.pth").write_bytes(pickle.dumps({"conv1.weight": Malicious()}))
-        torch.save({"conv1.weight": Malicious()}, tmp_path / "bad2.pth")
-        for name in ("bad.pth", "bad2.pth"):
-            with pytest.raises(ValueError, match="was refused"):
-                models.create("resnet18", side_px=64, weights=tmp_path / name)
-        assert not (tmp_path / "ran").exists()
-
-    @pytest.mark.parametrize("name", ["broken.safetensors", "broken.pth"])
-    def test_a_damaged_file_is_refused(self, tmp_path, name):
-        (tmp_path / name).write_bytes(b"\x00not a model")
-        with pytest.raises(ValueError, match="was refused"):
-            weights.read_weights(tmp_path / name)
-
-
-class TestProbe:
-    def test_features_are_the_encoders_own_and_computed_once(self, tmp_path, monkeypatch):
-        images = patches(3, 48)
-        first = encoders.frozen_features(
-            "vit_tiny_patch16_224", images, folder=tmp_path, weights="none", progress=False
-        )
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            encoder = timm.create_model("vit_tiny_patch16_224", num_classes=0).eval()
-        larger = torch.nn.functional.interpolate(
-            images.float() / 255, (224, 224), mode="bilinear", antialias=True
-        )
-        with torch.no_grad():
-            assert np.allclose(
-                first, encoder(larger * 2 - 1).numpy(), atol=0.05
-            )  # resized as uint8, so within a grey level
-        monkeypatch.setattr(models.timm, "create_model", None)
-        again = encoders.frozen_features(
-            "vit_tiny_patch16_224", images, folder=tmp_path, weights="none", progress=False
-        )
-        assert np.array_equal(first, again)
-        with pytest.raises(TypeError):  # other patches, so the encoder is needed again
-            encoders.frozen_features(
-                "vit_tiny_patch16_224",
-                patches(3, 48, seed=1),
-                folder=tmp_path,
-                weights="none",
-                progress=False,
-            )
-        assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
-
-    @pytest.mark.parametrize("head", ["logistic", "ordinal"])
-    def test_heads_find_scores_that_lie_in_order(self, head):
-        score = np.repeat([0, 1, 2, 3], 20)
-        features = score[:, None] + 0.1 * np.random.default_rng(0).standard_normal((80, 3))
-        answer = encoders.fit_head(features, score, head=head, C=10.0)(features)
-        assert answer.shape == (80, 4)
-        assert np.allclose(answer.sum(1), 1, atol=1e-6)
-        assert (answer >= 0).all()
-        assert (answer.argmax(1) == score).mean() > 0.95
-
-    @pytest.mark.parametrize("head", ["logistic", "ordinal"])
-    def test_a_score_never_seen_gets_nothing(self, head):
-        score = np.repeat([0, 1, 2], 10)
-        answer = encoders.fit_head(score[:, None] + 0.0, score, head=head)(np.arange(4.0)[:, None])
-        assert np.allclose(answer[:, 3], 0)
-        assert np.allclose(answer.sum(1), 1, atol=1e-6)
-
-    def test_on_real_patches_each_core_is_scored_by_a_head_that_never_saw_it(
-        self, tmp_path, capsys
-    ):
-        if not (REAL / "manifest.csv").is_file():
-            pytest.skip("the real patches are not here")
-        rows = pd.read_csv(REAL / "manifest.csv")
-        pictures = [
-            np.asarray(Image.open(REAL / path).convert("RGB").resize((96, 96)))
-            for path in rows.path
-        ]
-        images, score = (
-            torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2),
-            np.array([parse_score(word) for word in rows.score]),
-        )
-        features = encoders.frozen_features(
-            "resnet18", images, folder=tmp_path, weights="none", progress=False
-        )
-        answer = np.full((len(rows), 4), np.nan)
-        for core in rows.slide.unique():
-            out = (rows.slide == core).to_numpy()
-            answer[out] = encoders.fit_head(features[~out], score[~out])(features[out])
-        assert np.allclose(answer.sum(1), 1, atol=1e-6)
-        right = (answer.argmax(1) == score).mean()
-        with (
-            capsys.disabled()
-        ):  # what it honestly gets from random weights, and no bar: eight cores decide nothing
-            print(
-                f"\nreal patches, leave one core out, frozen random ResNet18: {right:.0%} of {len(rows)} right, "
-                f"always the commonest score {np.bincount(score).max() / len(score):.0%}"
-            )
-
-    def test_an_unknown_head_is_refused(self):
-        with pytest.raises(ValueError, match="Did you mean 'ordinal'"):
-            encoders.fit_head(np.zeros((4, 1)), np.arange(4), head="ordnal")
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (WHITE.numpy() / 255, r"normalised or float images.*a float64 array"),
+        (WHITE.long(), r"a int64 tensor"),
+        ([WHITE], "no images at all .a list."),
+        (WHITE[0], r"shape \(3, 64, 64\) are not \(N,3,H,W\)"),
+        (WHITE.permute(0, 2, 3, 1), r"shape \(1, 64, 64, 3\) are not \(N,3,H,W\)"),
+    ],
+)
+def test_what_is_no_stack_of_patches_is_refused_as_input(images, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        models.as_input(small(), images)

@@ -1,4 +1,4 @@
-"""From stain on glass to a picture: Beer-Lambert in numbers worked out by hand, and what light, scanner and file add."""
+"""From stain on glass to a picture: Beer-Lambert by hand, and what light, scanner and file add."""
 
 from dataclasses import replace
 
@@ -10,7 +10,8 @@ from her2lib.phantoms import scanner
 
 @pytest.fixture
 def clear():
-    drawn = scanner.draw(np.random.default_rng(1))
+    """Optics without blur, noise or JPEG, and dyes whose densities are easy to work out."""
+    drawn = scanner.draw_optics(np.random.default_rng(1))
     still = replace(drawn, sharpen=0.0, noise=0.0, jpeg=0, tilt=(0.0, 0.0))
     return replace(
         still,
@@ -21,13 +22,27 @@ def clear():
     )
 
 
-def develop(how, **dyes):
-    return scanner.develop(
-        how,
-        {name: np.full((16, 16), d, np.float32) for name, d in dyes.items()},
-        mpp=0.5,
-        rng=np.random.default_rng(0),
-    )
+def develop(optics, **densities):
+    """(16,16,3) picture of dyes of one density all over."""
+    dyes = {name: np.full((16, 16), density, np.float32) for name, density in densities.items()}
+    return scanner.develop(optics, dyes, mpp=0.5, rng=np.random.default_rng(0))
+
+
+def half_stained():
+    """(32,32) density, its right half 0.5."""
+    dye = np.zeros((32, 32), np.float32)
+    dye[:, 16:] = 0.5
+    return dye
+
+
+def edge_profile(optics, **more):
+    """(32,) red grey levels across the edge of the stain."""
+    dyes = {"haematoxylin": half_stained()}
+    picture = scanner.develop(optics, dyes, mpp=0.5, rng=np.random.default_rng(0), **more)
+    return picture[16, :, 0].astype(int)
+
+
+# --- light and dyes ------------------------------------------------------------------------------
 
 
 def test_glass_without_stain_has_the_colour_of_the_light(clear):
@@ -35,11 +50,8 @@ def test_glass_without_stain_has_the_colour_of_the_light(clear):
 
 
 def test_a_density_of_one_lets_a_tenth_of_the_light_through(clear):
-    assert develop(clear, haematoxylin=1.0)[8, 8].tolist() == [
-        20,
-        63,
-        200,
-    ]  # 200 / 10, 200 / sqrt(10), 200
+    # 200 / 10, 200 / sqrt(10), 200
+    assert develop(clear, haematoxylin=1.0)[8, 8].tolist() == [20, 63, 200]
 
 
 def test_densities_of_two_dyes_add(clear):
@@ -56,17 +68,13 @@ def test_uneven_light_falls_from_edge_to_edge(clear):
     assert picture[0, 8, 0] == picture[-1, 8, 0]
 
 
-def stripe(how, **more):
-    dye = np.zeros((32, 32), np.float32)
-    dye[:, 16:] = 0.5
-    return scanner.develop(
-        how, {"haematoxylin": dye}, mpp=0.5, rng=np.random.default_rng(0), **more
-    )[16, :, 0].astype(int)
+# --- lens, sensor and file -----------------------------------------------------------------------
 
 
 def test_blur_widens_an_edge_and_sharpening_overshoots_it(clear):
-    plain, soft = stripe(clear), stripe(replace(clear, blur_um=1.0))
-    sharp = stripe(replace(clear, blur_um=0.5, sharpen=1.5))
+    plain = edge_profile(clear)
+    soft = edge_profile(replace(clear, blur_um=1.0))
+    sharp = edge_profile(replace(clear, blur_um=0.5, sharpen=1.5))
     assert len(set(plain)) == 2
     assert len(set(soft)) > 4
     assert sharp.max() > plain.max()
@@ -75,13 +83,10 @@ def test_blur_widens_an_edge_and_sharpening_overshoots_it(clear):
 
 def test_defocus_blurs_only_where_it_is(clear):
     where = np.zeros((32, 32), np.float32)
-    assert (stripe(clear, defocus=where) == stripe(clear)).all()
+    assert (edge_profile(clear, defocus=where) == edge_profile(clear)).all()
     where[:16] = 1
-    dye = np.zeros((32, 32), np.float32)
-    dye[:, 16:] = 0.5
-    picture = scanner.develop(
-        clear, {"haematoxylin": dye}, mpp=0.5, rng=np.random.default_rng(0), defocus=where
-    )
+    dyes = {"haematoxylin": half_stained()}
+    picture = scanner.develop(clear, dyes, mpp=0.5, rng=np.random.default_rng(0), defocus=where)
     assert len(set(picture[4, :, 0].tolist())) > len(set(picture[28, :, 0].tolist())) == 2
 
 
@@ -92,9 +97,8 @@ def test_noise_has_the_stated_spread(clear):
         mpp=0.5,
         rng=np.random.default_rng(0),
     )
-    assert flat[..., 1].std() == pytest.approx(
-        2.0 * 10**-0.1, rel=0.03
-    )  # shot noise: the root of the share of light, 10^(-0.4*0.5/2)
+    # shot noise: the root of the share of light, 10^(-0.4*0.5/2)
+    assert flat[..., 1].std() == pytest.approx(2.0 * 10**-0.1, rel=0.03)
 
 
 def test_jpeg_changes_little_and_repeats_exactly(clear):
@@ -104,27 +108,26 @@ def test_jpeg_changes_little_and_repeats_exactly(clear):
     assert 0 < np.abs(one.astype(int) - bare).mean() < 3
 
 
+# --- draws ---------------------------------------------------------------------------------------
+
+
 def test_slides_of_one_laboratory_share_its_scanner_and_almost_its_dyes():
     one, two, other = (
-        scanner.draw(np.random.default_rng(k), laboratory=lab)
-        for k, lab in ((1, 3), (2, 3), (3, 4))
+        scanner.draw_optics(np.random.default_rng(seed), laboratory=laboratory)
+        for seed, laboratory in ((1, 3), (2, 3), (3, 4))
     )
-    assert (
-        (one.sharpen, one.noise, one.jpeg)
-        == (two.sharpen, two.noise, two.jpeg)
-        != (other.sharpen, other.noise, other.jpeg)
-    )
+    assert (one.sharpen, one.noise, one.jpeg) == (two.sharpen, two.noise, two.jpeg)
+    assert (two.sharpen, two.noise, two.jpeg) != (other.sharpen, other.noise, other.jpeg)
     assert np.dot(one.dab, two.dab) > 0.995
     assert one.dab != two.dab
 
 
 def test_every_stain_vector_is_a_direction():
     for seed in range(30):
-        drawn = scanner.draw(np.random.default_rng(seed), laboratory=seed)
+        drawn = scanner.draw_optics(np.random.default_rng(seed), laboratory=seed)
         for vector in (drawn.haematoxylin, drawn.dab):
             assert np.linalg.norm(vector) == pytest.approx(1)
             assert min(vector) > 0
-        assert (
-            drawn.haematoxylin[0] > drawn.dab[0]
-        )  # blue dye takes red light, brown dye takes blue light
+        # blue dye takes red light, brown dye takes blue light
+        assert drawn.haematoxylin[0] > drawn.dab[0]
         assert drawn.haematoxylin[2] < drawn.dab[2]

@@ -1,19 +1,18 @@
-"""Readings: blinded sheets and back, consensus, untrusted CSVs, the ledger of looks."""
+"""Readings: blinded sheets and back, consensus, untrusted CSVs."""
 
-import json
-import multiprocessing
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from examples import picture
 
 from her2lib import cli, files
 from her2lib.data import patches as patches_
 from her2lib.data.images import DataError
 from her2lib.readers import label_doubt, sheets
-from her2lib.stats.agreement import SCORED, kappa
-from her2lib.study import cohort, config, results
+from her2lib.stats.agreement import kappa
+from her2lib.study import cohort, config
 
 PATCHES = [f"{i:05d}_test_{score}.png" for i, score in enumerate(["0", "1+", "2+", "3+"] * 5)]
 
@@ -57,27 +56,27 @@ def test_leaving_a_rater_out_takes_away_what_was_built_in():
 
 
 def test_both_forms_of_a_rating_csv_give_the_same_readings(tmp_path):
-    wide, tidy = tmp_path / "wide.csv", tmp_path / "tidy.csv"
+    wide = tmp_path / "wide.csv"
+    tidy = tmp_path / "tidy.csv"
     wide.write_text("\ufeffpatch;P1;rater_Dr. Ö\na;1+;2\nb;0;\n", encoding="utf-8")
     tidy.write_text("patch,rater,score\na,P1,1\nb,P1,0\na,Dr. Ö,2+\n", encoding="utf-8")
-    one, two = (sheets.read_ratings(file, patches=["a", "b", "c"]) for file in (wide, tidy))
-    assert one[1] == two[1] == []
-    pd.testing.assert_frame_equal(
-        one[0].sort_values(["rater", "patch"], ignore_index=True),
-        two[0].sort_values(["rater", "patch"], ignore_index=True),
-    )
-    matrix, raters, patches = sheets.wide_ratings(one[0], patches=["c", "b", "a"])
-    assert (matrix.tolist(), raters, patches) == (
-        [[-1, -1], [-1, 0], [2, 1]],
-        ["Dr. Ö", "P1"],
-        ["c", "b", "a"],
-    )
+    ratings = []
+    for file in (wide, tidy):
+        table, problems = sheets.read_ratings(file, patches=["a", "b", "c"])
+        assert problems == []
+        ratings.append(table.sort_values(["rater", "patch"], ignore_index=True))
+    pd.testing.assert_frame_equal(*ratings)
+    matrix, raters, patches = sheets.wide_ratings(ratings[0], patches=["c", "b", "a"])
+    assert matrix.tolist() == [[-1, -1], [-1, 0], [2, 1]]
+    assert raters == ["Dr. Ö", "P1"]
+    assert patches == ["c", "b", "a"]
 
 
 def test_each_bad_reading_gets_a_sentence_and_the_rest_is_kept(tmp_path):
     file = tmp_path / "r.csv"
     file.write_text(
-        "patch,rater,reading,score\na,P1,1,1+\nz,P1,1,2+\na,P1,1,3+\nb,P1,1,4+\nb,P2,x,1\nb,P2,1,2\na,P1,2,1\n,P1,1,1\n",
+        "patch,rater,reading,score\na,P1,1,1+\nz,P1,1,2+\na,P1,1,3+\nb,P1,1,4+\n"
+        "b,P2,x,1\nb,P2,1,2\na,P1,2,1\n,P1,1,1\n",
         encoding="utf-8",
     )
     ratings, problems = sheets.read_ratings(file, patches=["a", "b"])
@@ -90,9 +89,8 @@ def test_each_bad_reading_gets_a_sentence_and_the_rest_is_kept(tmp_path):
         (6, "'x'"),
         (9, "'' is not in the manifest"),
     ):
-        assert (
-            sum(f"line {line}," in problem and sentence in problem for problem in problems) == 1
-        ), sentence
+        of_line = [problem for problem in problems if f"line {line}," in problem]
+        assert sum(sentence in problem for problem in of_line) == 1, sentence
 
 
 @pytest.mark.parametrize(
@@ -123,21 +121,9 @@ def test_sheets_are_blind_shuffled_and_repeat_patches(table, tmp_path):
     assert len(key) == 2 * 25
     assert key.code.is_unique
     orders = []
-    for place, reader in (("Dr__A", "Dr. A"), ("B____C", "B/../C")):
-        sheet = pd.read_csv(folder / place / "sheet.csv", dtype=str, keep_default_na=False)
-        assert list(sheet.columns) == ["code", "image", "score", "remark"]
-        assert "+" not in (folder / place / "sheet.csv").read_text(
-            encoding="utf-8"
-        )  # no name, so no score
-        images = sorted((folder / place / "images").iterdir())
-        assert [image.name for image in images] == sorted(f"{code}.png" for code in sheet.code)
-        assert not any(image.is_symlink() for image in images)
-        own = key[key.rater == reader].set_index("code").loc[sheet.code]
-        assert own[own.reading == "1"].patch.is_unique
-        assert (own.reading == "2").sum() == 5
-        for code, patch in own.patch.items():
-            assert (folder / place / "images" / f"{code}.png").read_bytes() == patch.encode()
-        orders.append(own[own.reading == "1"].patch.tolist())
+    for name, reader in (("Dr__A", "Dr. A"), ("B____C", "B/../C")):
+        key_of_reader = key[key.rater == reader].set_index("code")
+        orders.append(check_sheet(folder / name, key_of_reader))
     assert PATCHES not in orders
     assert orders[0] != orders[1]
     with pytest.raises(FileExistsError, match="holds sheets already"):
@@ -146,35 +132,52 @@ def test_sheets_are_blind_shuffled_and_repeat_patches(table, tmp_path):
         sheets.write_sheets(table, tmp_path / "two", readers=["P 1", "p_1"])
 
 
+def check_sheet(folder, key):
+    """list of str, the patches of one reader's sheet in order, after checks that it is blind."""
+    text = (folder / "sheet.csv").read_text(encoding="utf-8")
+    # no name, so no score
+    assert "+" not in text
+    sheet = pd.read_csv(folder / "sheet.csv", dtype=str, keep_default_na=False)
+    assert list(sheet.columns) == ["code", "image", "score", "remark"]
+    images = sorted((folder / "images").iterdir())
+    assert [image.name for image in images] == sorted(f"{code}.png" for code in sheet.code)
+    assert not any(image.is_symlink() for image in images)
+    key = key.loc[sheet.code]
+    first = key[key.reading == "1"]
+    assert first.patch.is_unique
+    assert (key.reading == "2").sum() == 5
+    for code, patch in key.patch.items():
+        assert (folder / "images" / f"{code}.png").read_bytes() == patch.encode()
+    return first.patch.tolist()
+
+
 def test_filled_sheets_come_back_into_the_manifest(table, tmp_path):
     folder = sheets.write_sheets(table, tmp_path / "out", readers=["A", "B"], repeats=0.5, seed=2)
     key = pd.read_csv(folder / "key.csv", dtype=str).set_index("code")
-    for place in "AB":
-        sheet = pd.read_csv(folder / place / "sheet.csv", dtype=str, keep_default_na=False)
-        sheet["score"] = [
-            key.patch[code].removesuffix(".png").split("_")[-1] for code in sheet.code
-        ]
-        if place == "B":
+    for reader in "AB":
+        file = folder / reader / "sheet.csv"
+        sheet = pd.read_csv(file, dtype=str, keep_default_na=False)
+        names = [key.patch[code].removesuffix(".png") for code in sheet.code]
+        sheet["score"] = [name.split("_")[-1] for name in names]
+        if reader == "B":
             sheet.loc[0, "score"] = "?"
             sheet.loc[len(sheet)] = ["99", "", "1+", "an extra row"]
-        sheet.to_csv(folder / place / "sheet.csv", index=False)
+        sheet.to_csv(file, index=False)
     ratings, problems = sheets.gather_sheets(folder)
     assert len(ratings) == 2 * 30 - 1
     assert len(problems) == 2
     assert "'99' was not given to B" in problems[0]
     assert "'?' is not a HER2 score" in problems[1]
-    first, again = (
-        ratings[(ratings.rater == "A") & (ratings.reading == n)].set_index("patch").score
-        for n in (1, 2)
-    )
-    assert (
-        kappa(first[again.index].to_numpy(), again.to_numpy(), weights="quadratic") == 1
-    )  # intra-rater
+    of_rater = ratings[ratings.rater == "A"].set_index("patch")
+    first = of_rater[of_rater.reading == 1].score
+    again = of_rater[of_rater.reading == 2].score
+    # intra-rater
+    assert kappa(first[again.index].to_numpy(), again.to_numpy(), weights="quadratic") == 1
     merged, _ = sheets.merge_readings(table, ratings)
     truth = np.array([0, 1, 2, 3] * 5)
     assert merged.rater_A.tolist() == merged.consensus.tolist() == truth.tolist()
-    given, notes = sheets.merge_readings(table, ratings, given={PATCHES[0]: 3})
-    assert given.consensus.tolist() == [3] + [-1] * 19
+    merged, notes = sheets.merge_readings(table, ratings, settled={PATCHES[0]: 3})
+    assert merged.consensus.tolist() == [3] + [-1] * 19
     assert notes == ["The consensus is as given; it lacks 19 of 20 patches."]
     (folder / "A" / "sheet.csv").unlink()
     ratings, problems = sheets.gather_sheets(folder)
@@ -191,47 +194,12 @@ def test_disagreements_for_the_gallery():
     assert table.scores.tolist() == ["0 3+ ?", "1+ 2+ 2+"]
 
 
-def test_a_second_look_at_the_external_set_is_called_one(tmp_path):
-    ledger = tmp_path / "deep" / "ledger.csv"
-    assert results.log_look(ledger, run="net", fingerprint="f1", settings={"b": 1, "a": 2})[0] == 1
-    assert (
-        results.log_look(ledger, run="net", fingerprint="f1", settings={"a": 2, "b": 1})[0] == 1
-    )  # the same look again
-    number, sentence = results.log_look(ledger, run="net", fingerprint="f1", settings={"a": 3})
-    assert number == 2
-    assert sentence.startswith("net: look 2 at the external set (the first on 20")
-    assert results.log_look(ledger, run="net", fingerprint="f2", settings={"a": 3})[0] == 3
-    assert results.log_look(ledger, run="other", fingerprint="f1") == (
-        1,
-        "other: first look at the external set.",
-    )
-    kept = pd.read_csv(ledger)
-    assert kept.look.tolist() == [1, 2, 3, 1]
-    assert json.loads(kept.settings[0]) == {"a": 2, "b": 1}
-    assert sorted(file.name for file in ledger.parent.iterdir()) == [
-        ".ledger.csv.lock",
-        "ledger.csv",
-    ]  # the lock, held by nobody
-
-
-def _look(ledger, fingerprint):
-    results.log_look(ledger, run="net", fingerprint=fingerprint)
-
-
-def test_looks_from_several_processes_are_all_kept(tmp_path):
-    with multiprocessing.get_context("fork").Pool(4) as pool:
-        pool.starmap(_look, [(tmp_path / "ledger.csv", str(i)) for i in range(24)])
-    assert sorted(pd.read_csv(tmp_path / "ledger.csv").look) == list(range(1, 25))
-
-
 @pytest.fixture
 def manifest(tmp_path):
     """manifest.csv of eight patches, with a column of the user's own."""
     rows = []
     for i in range(8):
-        Image.fromarray(
-            np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-        ).save(tmp_path / f"p{i}.png")
+        picture(tmp_path / f"p{i}.png", i, side_px=64)
         rows.append(f"p{i}.png,{i % 4},mine{i}")
     (tmp_path / "manifest.csv").write_text("\n".join(["path,score,stored", *rows]) + "\n")
     return tmp_path / "manifest.csv"
@@ -239,42 +207,32 @@ def manifest(tmp_path):
 
 def her2(capsys, *arguments):
     code = cli.main([str(argument) for argument in arguments])
-    said = capsys.readouterr()
-    return code, said.out + said.err
+    output = capsys.readouterr()
+    return code, output.out + output.err
 
 
 def fill(folder, scores):
-    """None; every reader's sheet filled with scores by patch."""
+    """Fills every reader's sheet with scores by patch."""
     key = pd.read_csv(folder / "key.csv", dtype=str).set_index("code")
     for sheet in folder.glob("*/sheet.csv"):
         rows = pd.read_csv(sheet, dtype=str, keep_default_na=False)
-        rows.assign(score=[scores[key.patch[code]] for code in rows.code]).to_csv(
-            sheet, index=False
-        )
+        rows["score"] = [scores[key.patch[code]] for code in rows.code]
+        rows.to_csv(sheet, index=False)
 
 
 def test_from_sheets_to_the_manifest_by_two_commands(capsys, tmp_path, manifest):
-    code, said = her2(
-        capsys,
-        "sheet",
-        manifest,
-        "--readers",
-        "A",
-        "B",
-        "--repeats",
-        "0.25",
-        "--into",
-        tmp_path / "out",
-    )
-    assert code == 0, said
+    options = ["--readers", "A", "B", "--repeats", "0.25"]
+    code, output = her2(capsys, "sheet", manifest, *options, "--into", tmp_path / "out")
+    assert code == 0, output
     page = (tmp_path / "out" / "A" / "sheet.html").read_text(encoding="utf-8")
     assert "p0" not in page
     assert page.count("images/") == 10
     assert "http" not in page.replace("http-equiv", "")
     fill(tmp_path / "out", {f"p{i}.png": "3+" for i in range(8)})
-    code, said = her2(capsys, "consensus", tmp_path / "out", "--into", manifest)
-    assert code == 0, said
-    assert her2(capsys, "consensus", tmp_path / "out", "--into", manifest)[0] == 0  # twice is once
+    code, output = her2(capsys, "consensus", tmp_path / "out", "--into", manifest)
+    assert code == 0, output
+    # twice is once
+    assert her2(capsys, "consensus", tmp_path / "out", "--into", manifest)[0] == 0
     table = pd.read_csv(manifest, dtype=str)
     assert table["score"].tolist() == ["3+"] * 8
     assert table["score_given"].tolist() == [str(i % 4) for i in range(8)]
@@ -288,20 +246,13 @@ def test_bad_readings_are_one_sentence_each_and_the_rest_is_kept(capsys, tmp_pat
     (tmp_path / "r.csv").write_text(
         "patch,rater,score\np0.png,A,1+\nzz.png,A,1\np0.png,A,2\np1.png,A,5\np2.png,A,2+\n"
     )
-    code, said = her2(capsys, "consensus", tmp_path / "r.csv", "--into", manifest)
+    code, output = her2(capsys, "consensus", tmp_path / "r.csv", "--into", manifest)
     assert code == 1
-    for word in ("'zz.png' is not in the manifest", "scored before", "'5' is not a HER2 score"):
-        assert sum(word in line for line in said.splitlines()) == 1
-    assert pd.read_csv(manifest, dtype=str)["score"].tolist() == [
-        "1+",
-        "1",
-        "2+",
-        "3",
-        "0",
-        "1",
-        "2",
-        "3",
-    ]
+    sentences = ("'zz.png' is not in the manifest", "scored before", "'5' is not a HER2 score")
+    for sentence in sentences:
+        assert sum(sentence in line for line in output.splitlines()) == 1
+    scores = pd.read_csv(manifest, dtype=str)["score"]
+    assert scores.tolist() == ["1+", "1", "2+", *"30123"]
 
 
 def test_two_readers_with_one_name_and_other_readings_leave_the_manifest_alone(
@@ -310,81 +261,94 @@ def test_two_readers_with_one_name_and_other_readings_leave_the_manifest_alone(
     before = manifest.read_bytes()
     for name in ("r", "s"):
         (tmp_path / f"{name}.csv").write_text("patch,rater,score\np0.png,A,1+\n")
-    code, said = her2(
+    code, output = her2(
         capsys, "consensus", tmp_path / "r.csv", tmp_path / "s.csv", "--into", manifest
     )
     assert code == 2
-    assert "Two readers have one name" in said
+    assert "Two readers have one name" in output
     assert manifest.read_bytes() == before
     assert her2(capsys, "consensus", tmp_path / "r.csv", "--into", manifest)[0] == 0
     before = manifest.read_bytes()
     (tmp_path / "s.csv").write_text("patch,rater,score\np0.png,A,3+\n")
-    code, said = her2(capsys, "consensus", tmp_path / "s.csv", "--into", manifest)
+    code, output = her2(capsys, "consensus", tmp_path / "s.csv", "--into", manifest)
     assert code == 2
-    assert "other readings by 'A' of 1 patches" in said
+    assert "other readings by 'A' of 1 patches" in output
     assert manifest.read_bytes() == before
 
 
-def test_what_is_read_again_moves_kappa_as_worked_out_by_hand(tmp_path, monkeypatch):
+@pytest.fixture
+def doubtful(tmp_path, monkeypatch):
+    """Folder with manifest.csv of 12 patches, two scores written wrong, 3 and 1 steps off."""
     monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
-    answers, given = (
-        np.array([0, 1, 2, 3] * 3),
-        [3, 2, *[2, 3], *[0, 1, 2, 3] * 2],
-    )  # two scores given wrong, 3 and 1 steps off
-    for i in range(12):
-        Image.fromarray(
-            np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-        ).save(tmp_path / f"p{i:02}.png")
-    rows = [f"p{i:02}.png,{score}" for i, score in enumerate(given)]
+    rows = []
+    for i, score in enumerate([3, 2, 2, 3, *[0, 1, 2, 3] * 2]):
+        picture(tmp_path / f"p{i:02}.png", i, side_px=64)
+        rows.append(f"p{i:02}.png,{score}")
     (tmp_path / "manifest.csv").write_text("\n".join(["path,score", *rows]) + "\n")
+    return tmp_path
 
-    def scored(**more):
-        own = config.check_study(
-            {"data": {"source": str(tmp_path / "manifest.csv"), **more}}, tmp_path / "mine.toml"
-        )
-        return cohort.prepare_cohort(own, side_px=32, progress=False).table
 
-    def reread():
-        settled = label_doubt.reread_effect(table, sheets.rounds(tmp_path / "reading")[0])
-        settled[["patch", "reread"]].to_csv(tmp_path / "reread.csv", index=False)
-        return SCORED["kappa quadratic"](
-            scored(reread=str(tmp_path / "reread.csv"))["score"].to_numpy(), answers
-        )
+def cohort_table(folder, **settings):
+    """DataFrame of the cohort of a study of folder's manifest."""
+    data = {"source": str(folder / "manifest.csv"), **settings}
+    study = config.check_study({"data": data}, folder / "mine.toml")
+    return cohort.prepare_cohort(study, side_px=32, progress=False).table
 
-    table = scored()
-    assert sheets.rounds(tmp_path / "reading")[0].empty
-    # sum of squared steps over what chance expects, 12 patches and answers 3 of each: (9 + 1) / 30,
+
+def kappa_with_truth(table):
+    """float, quadratic kappa of the scores of 12 patches with 0, 1, 2, 3, 0, 1 …"""
+    return kappa(table["score"].to_numpy(), np.array([0, 1, 2, 3] * 3), weights="quadratic")
+
+
+def kappa_after_reading(folder):
+    """float, kappa_with_truth when what the sheets below reading/ settled counts."""
+    ratings, _ = sheets.rounds(folder / "reading")
+    settled = label_doubt.reread_effect(cohort_table(folder), ratings)
+    settled[["patch", "reread"]].to_csv(folder / "reread.csv", index=False)
+    return kappa_with_truth(cohort_table(folder, reread=str(folder / "reread.csv")))
+
+
+def test_what_is_read_again_moves_kappa_as_worked_out_by_hand(doubtful):
+    reading = doubtful / "reading"
+    table = cohort_table(doubtful)
+    assert sheets.rounds(reading)[0].empty
+    # sum of squared steps over what chance expects, 12 patches and 3 of each score: (9 + 1) / 30,
     # then 1 / 30, then none
-    assert SCORED["kappa quadratic"](table["score"].to_numpy(), answers) == pytest.approx(2 / 3)
-    first = sheets.write_sheets(
-        table.iloc[:4], tmp_path / "reading" / "one", readers=["A", "B"], repeats=0
-    )
-    assert reread() == pytest.approx(2 / 3)  # nothing is filled in yet
+    assert kappa_with_truth(table) == pytest.approx(2 / 3)
+    readers = ["A", "B"]
+    first = sheets.write_sheets(table.iloc[:4], reading / "one", readers=readers, repeats=0)
+    # nothing is filled in yet
+    assert kappa_after_reading(doubtful) == pytest.approx(2 / 3)
+
     fill(first, {"p00.png": "0", "p01.png": "1+", "p02.png": "2+", "p03.png": "3+"})
     sheet = pd.read_csv(first / "B" / "sheet.csv", dtype=str, keep_default_na=False)
-    own = (
-        pd.read_csv(first / "key.csv", dtype=str)
-        .set_index("code")["patch"]
-        .reindex(sheet["code"])
-        .to_numpy()
-    )
-    sheet.assign(score=np.where(own == "p01.png", "2+", sheet["score"])).to_csv(
-        first / "B" / "sheet.csv", index=False
-    )
-    assert reread() == pytest.approx(29 / 30)  # A and B meet halfway on p01, which keeps its score
-    second = sheets.write_sheets(
-        table.iloc[1:3], tmp_path / "reading" / "two", readers=["A", "B"], repeats=0
-    )
+    key = pd.read_csv(first / "key.csv", dtype=str).set_index("code")
+    sheet.loc[(key.patch[sheet["code"]] == "p01.png").to_numpy(), "score"] = "2+"
+    sheet.to_csv(first / "B" / "sheet.csv", index=False)
+    # A and B meet halfway on p01, which keeps its score
+    assert kappa_after_reading(doubtful) == pytest.approx(29 / 30)
+
+    second = sheets.write_sheets(table.iloc[1:3], reading / "two", readers=readers, repeats=0)
     fill(second, {"p01.png": "1+", "p02.png": "2+"})
-    assert reread() == 1  # the later round settles it, the other patches keep the first
-    sheet = pd.read_csv(second / "A" / "sheet.csv", dtype=str, keep_default_na=False)
-    sheet.to_csv(first / "A" / "sheet.csv", index=False)
-    problems = sheets.rounds(tmp_path / "reading")[1]
+    # the later round settles it, the other patches keep the first
+    assert kappa_after_reading(doubtful) == 1
+
+
+def test_a_sheet_of_another_round_is_named(doubtful):
+    table = cohort_table(doubtful)
+    reading = doubtful / "reading"
+    first = sheets.write_sheets(table.iloc[:4], reading / "one", readers=["A", "B"], repeats=0)
+    second = sheets.write_sheets(table.iloc[1:3], reading / "two", readers=["A", "B"], repeats=0)
+    fill(second, {"p01.png": "1+", "p02.png": "2+"})
+    shutil.copy(second / "A" / "sheet.csv", first / "A" / "sheet.csv")
+    _, problems = sheets.rounds(reading)
     assert len(problems) == 2
-    assert all(
-        problem.startswith("one: A/sheet.csv line ") and "was not given to A" in problem
-        for problem in problems
-    )
-    (tmp_path / "reread.csv").write_text("patch,reread\np99.png,1+\n")
+    for problem in problems:
+        assert problem.startswith("one: A/sheet.csv line ")
+        assert "was not given to A" in problem
+
+
+def test_a_re_read_patch_that_is_not_there_is_a_sentence(doubtful):
+    (doubtful / "reread.csv").write_text("patch,reread\np99.png,1+\n")
     with pytest.raises(DataError, match=r"reread\.csv .*p99\.png"):
-        scored(reread=str(tmp_path / "reread.csv"))
+        cohort_table(doubtful, reread=str(doubtful / "reread.csv"))

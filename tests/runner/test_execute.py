@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -15,13 +14,13 @@ import psutil
 import pytest
 from distributed import LocalCluster
 from distributed.security import Security
-from examples import move_project
+from examples import TINY_RUN as RUN
+from examples import write_notebook, write_tiny_study
 
 from her2lib import files as files_
 from her2lib.runner import execute, lease, plan, workers
-from her2lib.study import config, fingerprints
+from her2lib.study import config
 
-RUN = "resnet18-as_presented-imagenet-224px-n100-s"
 WRITE = """
 from her2lib.study.config import load_study
 place = load_study(study_name).folder_of(run)
@@ -33,62 +32,13 @@ if os.fork() == 0:
     os._exit(0)
 os.wait()
 time.sleep(0.5)
-inodes = {link for fd in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{fd}")
-          for link in [os.readlink(f"/proc/self/fd/{fd}")] if link.startswith("socket:")}
+open_files = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+links = {os.readlink(file) for file in open_files if os.path.islink(file)}
+inodes = {link for link in links if link.startswith("socket:")}
 rows = [line.split() for table in ("tcp", "tcp6") for line in list(open(f"/proc/net/{table}"))[1:]]
-print("listening", [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes], "of", len(inodes))
+listening = [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes]
+print("listening", listening, "of", len(inodes))
 """
-
-
-def notebook(root, name, *code, parameters='study_name = "tiny"'):
-    """Path of a notebook with one prose cell, a parameters cell and these code cells."""
-    cells = [{"cell_type": "markdown", "metadata": {}, "source": f"# {name}", "id": "prose"}]
-    for i, source in enumerate((parameters, *code)):
-        tags = {"tags": ["parameters"]} if i == 0 else {}
-        cells.append(
-            {
-                "cell_type": "code",
-                "metadata": tags,
-                "source": textwrap.dedent(source),
-                "id": f"cell{i}",
-                "execution_count": None,
-                "outputs": [],
-            }
-        )
-    file = root / "notebooks" / f"{name}.ipynb"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(
-        json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
-    )
-    return file
-
-
-AROUND = ("00_start_here", "06_compare_models", "10_report")
-
-
-def tiny(root, *, seeds=(0,), training=("x = 1",), extra="", around=AROUND):
-    """Study of a few runs of one notebook, on no data, in its own project folder."""
-    training_parameters = 'study_name = "tiny"\nrun = ""'
-    for name in around:
-        notebook(root, name, "x = 1")
-    notebook(root, "02_train_resnet18", *training, parameters=training_parameters)
-    (root / "studies").mkdir(exist_ok=True)
-    (root / "data").mkdir(exist_ok=True)
-    text = f'question = "?"\n{extra}\n[data]\nsource = "{root / "data"}"\n[axes]\nseed = {list(seeds)}\n'
-    (root / "studies" / "tiny.toml").write_text(text)
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """Path of an empty project that this process, its workers and its kernels take for theirs."""
-    move_project(monkeypatch, tmp_path)
-    for name, value in (
-        ("HER2_ROOT", tmp_path),
-        ("HER2_REPORTS", tmp_path / "reports"),
-        ("OMP_NUM_THREADS", "1"),
-    ):
-        monkeypatch.setenv(name, str(value))
-    return tmp_path
 
 
 def loaded(root):
@@ -99,99 +49,12 @@ def states(summary):
     return {row["task"].replace(RUN, "s"): row["state"] for row in summary.rows}
 
 
-def marks(root):
-    return {task.name.replace(RUN, "s"): task.fingerprint for task in plan.plan_tasks(loaded(root))}
-
-
-def changed(before, after):
-    return {name for name in after if before.get(name) != after[name]}
-
-
-class TestPlan:
-    def test_order_parameters_and_needs(self, root):
-        tiny(root, seeds=(0, 1), extra='rooms = ["speed"]')
-        notebook(root, "91_speed", "x = 1")
-        notebook(root, "92_recipes", "x = 1")
-        tasks = plan.plan_tasks(loaded(root))
-        names = [task.name.replace(RUN, "s") for task in tasks]
-        assert names == ["00_start_here", "s0", "s1", "06_compare_models", "91_speed", "10_report"]
-        assert tasks[1].parameters == {"study_name": "tiny", "run": f"{RUN}0"}
-        assert tasks[1].needs == ("00_start_here",)
-        assert set(tasks[-1].needs) == {task.name for task in tasks[:-1]}
-
-    def test_a_study_outside_the_project_is_handed_over_by_its_path(self, root, tmp_path):
-        tiny(root)
-        other = tmp_path / "elsewhere.toml"
-        other.write_text((root / "studies" / "tiny.toml").read_text())
-        assert plan.plan_tasks(config.load_study(str(other)))[0].parameters == {
-            "study_name": str(other)
-        }
-
-    def test_an_unknown_parameter_is_refused_before_anything_starts(self, root):
-        tiny(root)
-        notebook(root, "02_train_resnet18", "x = 1", parameters='study_name = "tiny"\nrum = ""')
-        with pytest.raises(plan.RunError, match=r"no parameter 'run'.*Did you mean 'rum'"):
-            execute.execute(loaded(root), progress=False)
-        assert not (root / "reports").exists()
-
-    def test_an_unknown_room_is_refused(self, root):
-        tiny(root, extra='rooms = ["sped"]')
-        notebook(root, "91_speed", "x = 1")
-        with pytest.raises(plan.RunError, match="sped"):
-            plan.plan_tasks(loaded(root))
-
-    def test_a_change_makes_old_only_what_depends_on_it(self, root):
-        tiny(root, seeds=(0, 1))
-        before = marks(root)
-        assert marks(root) == before
-        notebook(root, "06_compare_models", "x = 2")
-        assert changed(before, marks(root)) == {"06_compare_models", "10_report"}
-        notebook(root, "06_compare_models", "x = 1")
-        notebook(root, "02_train_resnet18", "x = 2", parameters='study_name = "tiny"\nrun = ""')
-        assert changed(before, marks(root)) == {"s0", "s1", "06_compare_models", "10_report"}
-
-    def test_prose_makes_nothing_old_and_data_makes_all(self, root):
-        tiny(root)
-        before = marks(root)
-        file = root / "notebooks" / "06_compare_models.ipynb"
-        file.write_text(file.read_text().replace("# 06_compare_models", "# Other words"))
-        assert marks(root) == before
-        (root / "data" / "patch.png").write_bytes(b"new")
-        assert changed(before, marks(root)) == set(before)
-
-    def test_a_module_that_a_notebook_imports_counts(self, root, monkeypatch):
-        tiny(root)
-        notebook(root, "06_compare_models", "from her2lib import scores")
-        before, real = marks(root), fingerprints._python_source
-        monkeypatch.setattr(
-            fingerprints,
-            "_python_source",
-            lambda file: real(file) + "# changed" * (file.name == "scores.py"),
-        )
-        assert changed(before, marks(root)) == {"06_compare_models", "10_report"}
-
-    def test_another_seed_leaves_the_first_run_as_it_is(self, root):
-        tiny(root, seeds=(0,))
-        before = marks(root)
-        tiny(root, seeds=(0, 1))
-        assert changed(before, marks(root)) == {"s1", "06_compare_models", "10_report"}
-
-    def test_only_takes_what_is_needed_along_and_dry_run_runs_nothing(self, root, capsys):
-        tiny(root, seeds=(0, 1))
-        summary = execute.execute(loaded(root), only="*-s1", dry_run=True)
-        assert states(summary) == {"00_start_here": "planned", "s1": "planned"}
-        assert "2 to execute (cost unknown" in capsys.readouterr().out
-        assert not list((root / "reports").glob("**/*"))
-        with pytest.raises(plan.RunError, match="Did you mean"):
-            execute.execute(loaded(root), only="06_compare_model", dry_run=True)
-
-
 class TestExecute:
     def test_runs_skips_and_goes_on_after_a_failure(self, root, capsys):
         fails = """if run.endswith('s1') and not __import__('os').path.exists('mended'):
             raise ValueError('first\\nlast line')"""
-        tiny(root, seeds=(0, 1), training=("x = 1", fails), around=("10_report",))
-        first = execute.execute(
+        write_tiny_study(root, seeds=(0, 1), training=("x = 1", fails), around=("10_report",))
+        first = execute.execute_study(
             loaded(root), retries=5
         )  # the same error twice is enough: the third attempt would only cost time
         assert states(first) == {"s0": "done", "s1": "failed", "10_report": "done"}
@@ -212,19 +75,19 @@ class TestExecute:
         assert not set("\r\x1b") & set(printed.out + printed.err)
         assert ", is tried again (cell 4 of failed.ipynb): last line" in printed.out
 
-        again = execute.execute(loaded(root), retries=0, progress=False)
+        again = execute.execute_study(loaded(root), retries=0, progress=False)
         assert states(again) == {"s0": "skipped", "s1": "failed", "10_report": "skipped"}
         (root / "notebooks" / "mended").touch()
-        mended = execute.execute(loaded(root), progress=False)
+        mended = execute.execute_study(loaded(root), progress=False)
         assert states(mended) == {"s0": "skipped", "s1": "done", "10_report": "done"}
         assert mended.exit_code == 0
         assert not (place / "failed.ipynb").exists()
         assert json.loads((place.parent / "failures.json").read_text()) == []
 
     def test_a_kernel_that_dies_is_a_failure_with_its_cell_and_blocks_what_hangs_on_it(self, root):
-        tiny(root)
-        notebook(root, "00_start_here", "import os; os._exit(3)")
-        summary = execute.execute(loaded(root), retries=0, progress=False)
+        write_tiny_study(root)
+        write_notebook(root, "00_start_here", "import os; os._exit(3)")
+        summary = execute.execute_study(loaded(root), retries=0, progress=False)
         blocked = dict.fromkeys(("s0", "06_compare_models", "10_report"), "blocked")
         assert states(summary) == {"00_start_here": "failed", **blocked}
         assert summary.rows[0]["cell"] == 3
@@ -233,10 +96,13 @@ class TestExecute:
 
     @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")
     def test_a_kernel_listens_nowhere_runs_in_notebooks_and_leaves_no_process(self, root):
-        tiny(root)
-        child = "import subprocess\nchild = subprocess.Popen(['sleep', '1000'])\nprint('child', child.pid, os.getcwd())"
-        notebook(root, "00_start_here", LISTENING, child)
-        execute.execute(loaded(root), only="00*", progress=False)
+        write_tiny_study(root)
+        child = """
+            import subprocess
+            child = subprocess.Popen(['sleep', '1000'])
+            print('child', child.pid, os.getcwd())"""
+        write_notebook(root, "00_start_here", LISTENING, child)
+        execute.execute_study(loaded(root), only="00*", progress=False)
         cells = json.loads(
             (loaded(root).folder_of("00_start_here") / "notebook.ipynb").read_text()
         )["cells"]
@@ -248,7 +114,7 @@ class TestExecute:
         assert until(lambda: not living(int(said.split("child ")[1].split()[0])))
 
     def test_force_begins_with_an_empty_folder(self, root):
-        tiny(
+        write_tiny_study(
             root,
             around=(),
             training=(
@@ -256,24 +122,31 @@ class TestExecute:
                 "made = place / 'made'\nassert not made.exists()\nmade.write_text('x')",
             ),
         )
-        assert states(execute.execute(loaded(root), only="*s0", progress=False))["s0"] == "done"
+        assert (
+            states(execute.execute_study(loaded(root), only="*s0", progress=False))["s0"] == "done"
+        )
         assert (
             states(
-                execute.execute(loaded(root), only="*s0", force=True, retries=0, progress=False)
+                execute.execute_study(
+                    loaded(root), only="*s0", force=True, retries=0, progress=False
+                )
             )["s0"]
             == "done"
         )
 
     def test_a_scheduler_without_tls_needs_a_flag(self, root):
-        tiny(root)
+        write_tiny_study(root)
         with pytest.raises(plan.RunError, match="Dask runs whatever it is sent"):
-            execute.execute(loaded(root), scheduler="tcp://somewhere:8786")
+            execute.execute_study(loaded(root), scheduler="tcp://somewhere:8786")
 
     @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl for a certificate")
     def test_a_scheduler_with_tls_executes_a_study(self, root):
-        tiny(root, around=())
+        write_tiny_study(root, around=())
         key, cert = root / "key.pem", root / "cert.pem"
-        make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=her2".split()
+        make = (
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 "
+            "-subj /CN=her2"
+        ).split()
         subprocess.run([*make, "-keyout", key, "-out", cert], check=True, capture_output=True)
         names = [f"distributed.comm.tls.{name}" for name in ("scheduler", "worker", "client")]
         files = {
@@ -294,23 +167,23 @@ class TestExecute:
             ) as cluster,
         ):
             assert cluster.scheduler_address.startswith("tls://127.0.0.1")
-            summary = execute.execute(
+            summary = execute.execute_study(
                 loaded(root), scheduler=cluster.scheduler_address, progress=False
             )
         assert states(summary) == {"s0": "done"}
 
     def test_sharing_a_gpu_says_what_memory_it_costs(self, root, capsys):
-        tiny(root)
-        execute.execute(loaded(root), per_gpu=3, dry_run=True)
+        write_tiny_study(root)
+        execute.execute_study(loaded(root), per_gpu=3, dry_run=True)
         said = capsys.readouterr().out
         each = workers.memory_gb("resnet18", side_px=224)
         assert f"3 runs share each GPU: at most {3 * each:.1f} GB" in said
         assert "estimate" in said
-        execute.execute(loaded(root), dry_run=True)
+        execute.execute_study(loaded(root), dry_run=True)
         assert "share each GPU" not in capsys.readouterr().out
 
     def test_estimate_comes_from_like_runs_and_status_from_files(self, root):
-        tiny(root, seeds=(0, 1))
+        write_tiny_study(root, seeds=(0, 1))
         files_.write_json(
             loaded(root).folder_of(f"{RUN}0") / "done.json",
             {"seconds": 90, "fingerprint": "another"},
@@ -322,7 +195,7 @@ class TestExecute:
         assert table["s0"] == table["s1"] == ("execute", 90)
         assert table["10_report"] == ("execute", None)
         claim = lease.take(loaded(root).folder_of(f"{RUN}1"))
-        claim.tell(cell=3, cells=9)
+        claim.refresh(cell=3, cells=9)
         files_.write_json(
             claim.folder / "progress.json",
             {"epoch": 2, "epochs": 5, "kappa": 0.4123, "seconds_left": 130},
@@ -351,10 +224,10 @@ for step in range(STEPS):
 )
 MAIN = """
 import sys
-from her2lib.runner.execute import execute
+from her2lib.runner.execute import execute_study
 from her2lib.study.config import load_study
 if __name__ == "__main__":
-    print(execute(load_study(sys.argv[1]), workers=int(sys.argv[2])), flush=True)
+    print(execute_study(load_study(sys.argv[1]), workers=int(sys.argv[2])), flush=True)
 """
 
 
@@ -387,7 +260,7 @@ def finished(root):
 
 
 def ours(root):
-    """list of living processes that were started for this project, kernels and watchers included."""
+    """list of living processes started for this project, kernels and watchers included."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(
@@ -413,7 +286,7 @@ def listening(processes):
 
 @pytest.mark.parametrize(("n", "kills"), [(5, 1), pytest.param(20, 2, marks=pytest.mark.slow)])
 def test_killed_workers_and_a_killed_main_process_cost_only_what_was_running(root, n, kills):
-    tiny(root, seeds=range(n), training=(ONE_RUN.replace("STEPS", "12"),), around=())
+    write_tiny_study(root, seeds=range(n), training=(ONE_RUN.replace("STEPS", "12"),), around=())
     main = started(root)
     for kill in range(kills):
         assert until(lambda: len(finished(root)) > 2 * kill, 120)  # noqa: B023
@@ -451,7 +324,7 @@ def test_killed_workers_and_a_killed_main_process_cost_only_what_was_running(roo
 def test_two_workers_take_at_most_six_tenths_of_the_time_of_one(root):
     seconds = {}
     for slots in (1, 2):
-        tiny(root, seeds=range(20), around=(), training=("import time\ntime.sleep(6)",))
+        write_tiny_study(root, seeds=range(20), around=(), training=("import time\ntime.sleep(6)",))
         begun = time.monotonic()
         assert started(root, slots=slots).wait() == 0
         seconds[slots] = time.monotonic() - begun

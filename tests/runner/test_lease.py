@@ -28,8 +28,10 @@ def test_one_holder_at_a_time_and_numbers_only_grow(tmp_path):
 
 
 def test_of_many_that_try_at_once_one_gets_it(tmp_path):
+    start = time.time() + 1.5
     code = (
-        f"import time; from her2lib.runner import lease; time.sleep(max(0, {time.time() + 1.5} - time.time())); "
+        "import time; from her2lib.runner import lease; "
+        f"time.sleep(max(0, {start} - time.time())); "
         f"got = lease.take({str(tmp_path)!r}); print(got is not None, flush=True); time.sleep(2)"
     )
     tries = [

@@ -1,4 +1,4 @@
-"""What every notebook starts from: rows and patches that stand in the same order, whatever was damaged or external."""
+"""What every notebook starts from: rows and patches in one order, whatever was left out."""
 
 import numpy as np
 import pytest
@@ -42,18 +42,20 @@ def data(tmp_path, monkeypatch):
 
 
 def test_row_i_is_patch_i_and_external_patches_come_last(data):
-    found = cohort.prepare_cohort(data(), side_px=32, progress=False)
-    assert list(found.table["name"]) == list(found.patches.name)
-    assert list(found.table["set"][-4:]) == ["external"] * 4
-    assert found.patches.images.shape == (44, 3, 32, 32)
-    assert (found.table.groupby("slide")["set"].nunique()[lambda sets: sets.index != ""] == 1).all()
+    prepared = cohort.prepare_cohort(data(), side_px=32, progress=False)
+    assert list(prepared.table["name"]) == list(prepared.patches.name)
+    assert list(prepared.table["set"][-4:]) == ["external"] * 4
+    assert prepared.patches.images.shape == (44, 3, 32, 32)
+    assert (
+        prepared.table.groupby("slide")["set"].nunique()[lambda sets: sets.index != ""] == 1
+    ).all()
 
 
 def test_only_the_scores_asked_for_are_kept_and_the_rest_is_counted(data):
-    found = cohort.prepare_cohort(data(scores=["1+", "2+", "3+"]), side_px=32, progress=False)
-    assert set(found.table["score"]) == {1, 2, 3}
-    assert len(found.table) == len(found.patches) < 44
-    assert any(f"{44 - len(found.table)} patches" in note for note in found.notes)
+    prepared = cohort.prepare_cohort(data(scores=["1+", "2+", "3+"]), side_px=32, progress=False)
+    assert set(prepared.table["score"]) == {1, 2, 3}
+    assert len(prepared.table) == len(prepared.patches) < 44
+    assert any(f"{44 - len(prepared.table)} patches" in note for note in prepared.notes)
     with pytest.raises(config.StudyError, match=r"not '4\+'"):
         data(scores=["4+"])
 
@@ -63,10 +65,10 @@ def test_a_damaged_patch_stops_the_study_or_is_left_out_and_named(data, tmp_path
     file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(ValueError, match=r"p5\.png"):
         cohort.prepare_cohort(data(), side_px=32, progress=False)
-    found = cohort.prepare_cohort(data(skip_bad=True), side_px=32, progress=False)
-    assert len(found.table) == len(found.patches) == 43
-    assert list(found.table["name"]) == list(found.patches.name)
-    assert any("p5.png" in file for file in found.problems["file"])
+    prepared = cohort.prepare_cohort(data(skip_bad=True), side_px=32, progress=False)
+    assert len(prepared.table) == len(prepared.patches) == 43
+    assert list(prepared.table["name"]) == list(prepared.patches.name)
+    assert any("p5.png" in file for file in prepared.problems["file"])
 
 
 def test_official_keeps_the_given_test_set_grouped_cuts_no_slide_random_says_so(data):
@@ -77,11 +79,11 @@ def test_official_keeps_the_given_test_set_grouped_cuts_no_slide_random_says_so(
     }
     given = set(table["official"].table.query("set == 'test'")["slide"])
     assert given == {"slide8", "slide9"}
-    for split, found in table.items():
-        own = found.table[found.table["set"] != "external"]
+    for split, prepared in table.items():
+        own = prepared.table[prepared.table["set"] != "external"]
         whole = (own.groupby("slide")["set"].nunique() == 1).all()
         assert whole == (split != "random")
-        assert (cohort.RANDOM in found.notes) == (split == "random")
+        assert (cohort.RANDOM in prepared.notes) == (split == "random")
     assert set(table["grouped"].table.query("set == 'test'")["slide"]) != given
     assert not any("No slide is known" in note for note in table["random"].notes)
 
@@ -116,9 +118,9 @@ def test_a_grouped_split_without_slides_uses_recovered_groups(data, tmp_path):
     manifest.write_text(
         manifest.read_text().replace("path,score,slide,set", "path,score,other,other2")
     )
-    found = cohort.prepare_cohort(data(), side_px=32, split="grouped", progress=False)
-    assert "sensitivity analysis, never a patient split" in found.notes[0]
-    group = cohort.recovered_groups(data(), found.table, progress=False)
-    own = (found.table["set"] != "external").to_numpy()
-    assert found.table[own].groupby(group[own])["set"].nunique().max() == 1
-    assert (found.table["slide"] == "").all()
+    prepared = cohort.prepare_cohort(data(), side_px=32, split="grouped", progress=False)
+    assert "sensitivity analysis, never a patient split" in prepared.notes[0]
+    group = cohort.recovered_groups(data(), prepared.table, progress=False)
+    own = (prepared.table["set"] != "external").to_numpy()
+    assert prepared.table[own].groupby(group[own])["set"].nunique().max() == 1
+    assert (prepared.table["slide"] == "").all()

@@ -1,12 +1,11 @@
-"""Study files: every key checked, every run named once, fingerprints that change when and only when something did."""
+"""Study files: every key checked, every run named once, start and readings of a run."""
 
 import os
 
 import pytest
 
 from her2lib import files
-from her2lib.runner import plan
-from her2lib.study import config, fingerprints
+from her2lib.study import config
 
 
 def write(folder, text, name="x.toml"):
@@ -19,7 +18,8 @@ def test_runs_are_the_product_of_the_axes_and_each_is_named_once(tmp_path):
     loaded = config.load_study(
         write(
             tmp_path,
-            '[axes]\nseed = [0, 1]\nside_px = [64, 112]\n[[also]]\ntwin = "shuffled"\n[[also]]\nseed = 1\n',
+            "[axes]\nseed = [0, 1]\nside_px = [64, 112]\n"
+            '[[extra_axes]]\nlabel_shuffle = "shuffled"\n[[extra_axes]]\nseed = 1\n',
         )
     )
     names = [run["run"] for run in loaded.runs()]
@@ -39,6 +39,7 @@ def test_runs_are_the_product_of_the_axes_and_each_is_named_once(tmp_path):
         ("[axes]\nside_px = 'big'\n", "whole numbers"),
         ("[axes]\nn_train = 10\n", "share"),
         ("[[also]]\nsede = 1\n", "Did you mean 'seed'"),
+        ("[[extra_axes]]\nsede = 1\n", "Did you mean 'seed'"),
         ("data = 3\n", "must be a table"),
         ("[data\n", "not valid TOML"),
     ],
@@ -48,6 +49,27 @@ def test_a_misspelt_key_gives_the_nearest_right_word(tmp_path, text, says):
         config.load_study(write(tmp_path, text))
     assert says in str(error.value)
     assert "x.toml" in str(error.value)
+
+
+def test_a_study_file_of_the_words_before_is_read_as_one_of_todays(tmp_path):
+    text = (
+        '{notebooks} = ["91_speed"]\n[axes]\n{shuffle} = ["none"]\n'
+        '[[{more}]]\n{shuffle} = "shuffled"\n'
+    )
+    before = write(tmp_path, text.format(notebooks="rooms", shuffle="twin", more="also"), "a.toml")
+    today = write(
+        tmp_path,
+        text.format(notebooks="extra_notebooks", shuffle="label_shuffle", more="extra_axes"),
+        "b.toml",
+    )
+    old, new = (config.load_study(file) for file in (before, today))
+    assert old.runs() == new.runs()
+    assert [row["label_shuffle"] for row in old.runs()] == ["none", "shuffled"]
+    assert old.runs()[1]["run"].endswith("-s0-shuffled")
+    assert old.extra_axes == new.extra_axes == ({"label_shuffle": ["shuffled"]},)
+    assert old.extra_notebooks == new.extra_notebooks == ("91_speed",)
+    with pytest.raises(config.StudyError, match="Did you mean 'extra_notebooks'"):
+        config.load_study(write(tmp_path, 'extra_notebook = ["91_speed"]\n'))
 
 
 def test_an_unknown_study_or_run_names_what_there_is(tmp_path):
@@ -81,50 +103,18 @@ def test_from_data_fills_the_form(tmp_path, monkeypatch):
         config.make_study(tmp_path / "absent")
 
 
-def test_nothing_half_written_when_writing_fails(tmp_path, monkeypatch):
-    file = files.write_text(tmp_path / "a.txt", "old")
-    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        files.write_text(file, "new")
-    assert file.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_code_fingerprint_follows_imports(tmp_path, monkeypatch):
-    assert fingerprints.imported_modules(
-        "from her2lib import stain\nimport her2lib.networks.train as t\nfrom her2lib.scores import SCORES\nimport numpy"
-    ) == {"stain", "networks.train", "scores"}
-    before = fingerprints.code_fingerprint("data.patches")
-    real = fingerprints._python_source
-    monkeypatch.setattr(
-        fingerprints,
-        "_python_source",
-        lambda file: real(file) + ("\n# changed" if file.stem == "scores" else ""),
-    )
-    assert fingerprints.code_fingerprint("data.patches") != before
-    assert fingerprints.code_fingerprint("stats.intervals") == fingerprints.code_fingerprint(
-        "stats.intervals"
-    )
-
-
-def test_data_fingerprint_changes_with_the_files(tmp_path):
-    (tmp_path / "patches").mkdir()
-    (tmp_path / "patches" / "a_1+.png").write_bytes(b"1")
-    loaded = config.load_study(write(tmp_path, f"[data]\nsource = '{tmp_path / 'patches'}'\n"))
-    before = fingerprints.data_fingerprint(loaded)
-    assert fingerprints.data_fingerprint(loaded) == before
-    (tmp_path / "patches" / "b_2+.png").write_bytes(b"2")
-    assert fingerprints.data_fingerprint(loaded) != before
-
-
 def test_a_run_starts_from_a_file_or_from_the_same_network_of_another_study(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "REPORTS", tmp_path)
     first = write(
         tmp_path,
-        '[axes]\nnetwork = ["resnet18", "hybrid"]\nside_px = 64\nseed = [0, 1]\n[[also]]\ntwin = "shuffled"\n',
+        '[axes]\nnetwork = ["resnet18", "hybrid"]\nside_px = 64\nseed = [0, 1]\n'
+        '[[extra_axes]]\nlabel_shuffle = "shuffled"\n',
         "first.toml",
     )
-    text = f'[axes]\nnetwork = ["hybrid", "vit_tiny"]\nside_px = 64\nseed = [1, 9]\nweights = ["none", "study:{first}"]\n'
+    text = (
+        '[axes]\nnetwork = ["hybrid", "vit_tiny"]\nside_px = 64\nseed = [1, 9]\n'
+        f'weights = ["none", "study:{first}"]\n'
+    )
     row = {
         (row["network"], row["seed"], row["weights"]): row
         for row in config.load_study(write(tmp_path, text, "second.toml")).runs()
@@ -151,20 +141,14 @@ def test_a_run_starts_from_a_file_or_from_the_same_network_of_another_study(tmp_
 
 def test_a_sheet_counts_as_read_once_it_was_saved_after_its_key(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "REPORTS", tmp_path)
-    made = config.load_study("smoke")
-    assert made.readings == []
-    for place in ("round/ann", "round/bob"):
-        files.write_text(made.folder / "reading" / place / "sheet.csv", "code,image,score,remark\n")
-    key = files.write_text(made.folder / "reading" / "round" / "key.csv", "code,patch\n")
+    study = config.load_study("smoke")
+    assert study.readings == []
+    for folder in ("round/ann", "round/bob"):
+        files.write_text(
+            study.folder / "reading" / folder / "sheet.csv", "code,image,score,remark\n"
+        )
+    key = files.write_text(study.folder / "reading" / "round" / "key.csv", "code,patch\n")
     os.utime(key, ns=(10**18, 10**18))
     for reader, when in (("ann", 10**18 - 1), ("bob", 10**18 + 1)):
-        os.utime(made.folder / "reading" / "round" / reader / "sheet.csv", ns=(when, when))
-    assert [when for _, _, when in made.readings] == [10**18 + 1]
-
-
-def test_only_the_label_review_hangs_on_readings(monkeypatch):
-    made = config.load_study("smoke")
-    before = {task.name: task.fingerprint for task in plan.plan_tasks(made)}
-    monkeypatch.setattr(config.Study, "readings", [("sheet.csv", 1, 2)])
-    after = {task.name: task.fingerprint for task in plan.plan_tasks(made)}
-    assert {name for name in before if before[name] != after[name]} == {config.REVIEW, plan.REPORT}
+        os.utime(study.folder / "reading" / "round" / reader / "sheet.csv", ns=(when, when))
+    assert [when for _, _, when in study.readings] == [10**18 + 1]

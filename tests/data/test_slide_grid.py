@@ -1,0 +1,55 @@
+"""One slide: its pixel size, its grid, and a field resampled from the level that has the detail."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import openslide
+import pytest
+from examples import SLIDE_MPP as MPP
+from examples import slide_pixels, write_slide
+from PIL import Image
+
+from her2lib.data import slide_grid
+from her2lib.data.images import DataError
+
+
+@pytest.fixture(scope="module")
+def slide_file(tmp_path_factory):
+    return write_slide(tmp_path_factory.mktemp("grid") / "one.tif", slide_pixels())
+
+
+def test_another_magnification_is_resampled_from_the_nearest_finer_level(slide_file):
+    with slide_grid.open_slide(slide_file) as slide:
+        grid = slide_grid.grid_of(slide, slide_file, mpp=1.25, side_px=200, slide_mpp=MPP)
+        assert (grid.level, grid.read_px, grid.step) == (1, 250, 500)
+        assert grid.mpp == pytest.approx(1.25)
+        field = np.asarray(slide_grid.read_field(slide, grid, 500, 500), float)
+        region = slide.read_region((500, 500), 0, (500, 500)).convert("RGB")
+        whole = np.asarray(region.resize((200, 200), Image.Resampling.BOX), float)
+        assert np.abs(field - whole).mean() < 8
+        # the level itself, unresampled
+        same = slide_grid.grid_of(slide, slide_file, mpp=1.0, side_px=200, slide_mpp=MPP)
+        assert same.read_px == 200
+
+
+def test_openslide_agrees_on_the_pixel_size(slide_file):
+    with slide_grid.open_slide(slide_file) as slide:
+        assert slide_grid.pixel_size(slide, "one") == pytest.approx(MPP)
+        with pytest.raises(DataError, match="leave the option out"):
+            slide_grid.pixel_size(slide, "one", 0.25)
+        assert isinstance(slide, openslide.OpenSlide)
+
+
+@pytest.mark.parametrize(
+    ("stated", "says"),
+    [
+        ({}, "states no mpp"),
+        ({"openslide.mpp-x": "460", "openslide.mpp-y": "460"}, "which no microscope has"),
+        ({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.5"}, "oblong pixels"),
+    ],
+)
+def test_a_pixel_size_that_cannot_be_is_a_sentence(stated, says):
+    with pytest.raises(DataError, match=says):
+        slide_grid.pixel_size(SimpleNamespace(properties=stated), "one")
+    plain = SimpleNamespace(properties={})
+    assert slide_grid.pixel_size(plain, "one", 0.25) == 0.25
