@@ -1,6 +1,8 @@
-"""What the runner costs: a run beyond its kernel's own start and work (at most 1.5 s), and what a second worker saves (0.6).
+"""What the runner costs: a run beyond its kernel's own start and work (at most 1.5 s), and what a
+second worker saves (0.6 of one's time, at most).
 
-On a quiet machine: python benchmarks/run.py [sleep seconds]. Writes a temporary folder only."""
+On a quiet machine: python benchmarks/run.py [sleep seconds]. Writes a temporary folder only.
+"""
 
 import json
 import os
@@ -12,12 +14,14 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-N, ROUNDS = 20, 5
+N = 20  # notebooks of the study
+ROUNDS = 5
+NOTEBOOK = "02_train_resnet18"
 
 
-def project(root, sleep_seconds):
+def write_project(root, sleep_seconds):
     """None; a project folder with a study of N sleeping notebooks."""
-    sources = ['study = "bench"\nrun = ""', f"import time\ntime.sleep({sleep_seconds})"]
+    sources = ['study_name = "bench"\nrun = ""', f"import time\ntime.sleep({sleep_seconds})"]
     cells = [
         {
             "cell_type": "code",
@@ -25,10 +29,11 @@ def project(root, sleep_seconds):
             "source": source,
             "outputs": [],
             "execution_count": None,
-            "metadata": {"tags": ["parameters"]} if i == 0 else {},
+            "metadata": {},
         }
         for i, source in enumerate(sources)
     ]
+    cells[0]["metadata"] = {"tags": ["parameters"]}
     notebook = {
         "cells": cells,
         "metadata": {"kernelspec": {"name": "python3"}},
@@ -37,75 +42,82 @@ def project(root, sleep_seconds):
     }
     for folder in ("notebooks", "studies", "data"):
         (root / folder).mkdir()
-    (root / "notebooks" / "02_train_resnet18.ipynb").write_text(json.dumps(notebook))
+    (root / "notebooks" / f"{NOTEBOOK}.ipynb").write_text(json.dumps(notebook))
     text = f'[data]\nsource = "{root / "data"}"\n[axes]\nseed = {list(range(N))}\n'
     (root / "studies" / "bench.toml").write_text(text)
 
 
-def plain(notebook):
+def seconds_of_kernel(notebook):
     """float, seconds of the notebook in nbclient alone: a kernel's own start, its work, its end."""
     import nbformat
     from nbclient import NotebookClient
 
-    begun = time.perf_counter()
+    start = time.perf_counter()
     NotebookClient(nbformat.read(notebook, as_version=4)).execute()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
-def ours(run, task):
+def seconds_of_run(task):
     """float, seconds of the same notebook with lease, papermill, guard and receipt."""
-    begun, row = time.perf_counter(), run.perform(task, force=True)
+    from her2lib.runner.execute import run_task
+
+    start = time.perf_counter()
+    row = run_task(task, force=True)
     assert row["state"] == "done", row
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
-def executed(run, study, **how):
-    """(float, float): seconds of a call that executes everything anew, and the median pause between its runs on one worker."""
-    begun = time.perf_counter()
-    summary = run.execute(study, force=True, progress=False, **how)
-    seconds = time.perf_counter() - begun
+def seconds_of_study(study, *, workers=None):
+    """(float, float): seconds to execute everything anew, and the median pause between two runs.
+
+    The pause is of one worker; with several runs overlap.
+    """
+    from her2lib.runner import execute, plan
+
+    start = time.perf_counter()
+    summary = execute.execute_study(study, force=True, progress=False, workers=workers)
+    seconds = time.perf_counter() - start
     assert summary.exit_code == 0, summary
-    receipts = [json.loads((task.folder / "done.json").read_text()) for task in run.plan(study)]
-    ends = sorted(
-        (datetime.fromisoformat(r["started"]), datetime.fromisoformat(r["ended"])) for r in receipts
-    )
-    return seconds, median(
-        (later[0] - earlier[1]).total_seconds() for earlier, later in pairwise(ends)
-    )
+    times = []
+    for task in plan.plan_tasks(study):
+        receipt = json.loads((task.folder / "done.json").read_text())
+        times.append(tuple(datetime.fromisoformat(receipt[name]) for name in ("started", "ended")))
+    times.sort()
+    pauses = [(later[0] - earlier[1]).total_seconds() for earlier, later in pairwise(times)]
+    return seconds, median(pauses)
 
 
 def main():
     """None; prints the figures."""
-    sleep_seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5
+    sleep_seconds = 5.0
+    if len(sys.argv) > 1:
+        sleep_seconds = float(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
+        # before the library is imported: it asks the environment where it is
         os.environ.update(HER2_ROOT=folder, HER2_REPORTS=f"{folder}/reports")
-        from her2lib.runner import execute, plan
-        from her2lib.study import config  # only now: they ask the environment where they are
+        from her2lib.runner import plan
+        from her2lib.study import config
 
-        project(Path(folder), sleep_seconds)
-        bench = config.load_study("bench")
-        task, notebook = (
-            plan.plan_tasks(bench)[0],
-            Path(folder) / "notebooks" / "02_train_resnet18.ipynb",
-        )
-        rounds = [
-            (plain(notebook), ours(execute, task)) for _ in range(ROUNDS)
-        ]  # by turns: another load meets both
-        own, same = map(min, zip(*rounds, strict=True))
-        (one, pause), (two, _) = executed(execute, bench), executed(execute, bench, workers=2)
-    print(
-        f"a kernel's own start, work ({sleep_seconds:g} s asleep) and end  {own:6.2f} s (best of {ROUNDS})"
-    )
-    print(
-        f"the same as a run of a study                      {same:6.2f} s, and {pause:.2f} s until the next"
-    )
-    print(
-        f"overhead of a run                                 {same - own + pause:6.2f} s (at most 1.5)"
-    )
-    print(f"{N} runs on one worker                             {one:6.1f} s")
-    print(
-        f"{N} runs on two workers                            {two:6.1f} s, {two / one:.2f} of one's time (at most 0.6)"
-    )
+        write_project(Path(folder), sleep_seconds)
+        study = config.load_study("bench")
+        task = plan.plan_tasks(study)[0]
+        notebook = Path(folder) / "notebooks" / f"{NOTEBOOK}.ipynb"
+        # by turns: another load on the machine meets both
+        rounds = [(seconds_of_kernel(notebook), seconds_of_run(task)) for _ in range(ROUNDS)]
+        kernel, run = (min(seconds) for seconds in zip(*rounds, strict=True))
+        one, pause = seconds_of_study(study)
+        two, _ = seconds_of_study(study, workers=2)
+    rows = {
+        f"a kernel's own start, work ({sleep_seconds:g} s asleep) and end": (
+            f"{kernel:6.2f} s (best of {ROUNDS})"
+        ),
+        "the same as a run of a study": f"{run:6.2f} s, and {pause:.2f} s until the next",
+        "overhead of a run": f"{run - kernel + pause:6.2f} s (at most 1.5)",
+        f"{N} runs on one worker": f"{one:6.1f} s",
+        f"{N} runs on two workers": (f"{two:6.1f} s, {two / one:.2f} of one's time (at most 0.6)"),
+    }
+    for name, figures in rows.items():
+        print(f"{name:52} {figures}")
 
 
 if __name__ == "__main__":

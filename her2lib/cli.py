@@ -168,7 +168,7 @@ def diff(study_a: str, study_b: str) -> int:
     for study, table in zip(studies, tables, strict=True):
         if table.empty:
             raise StudyError(f"Study {study.name} has no numbers yet: her2 run {study.name}")
-    moves = moved_numbers(*tables, names=[known_as(study) for study in studies])
+    moves = moved_numbers(*tables, names=(known_as(studies[0]), known_as(studies[1])))
     for row in moves[~moves["verdict"].isin(["within", "unchanged"])].itertuples():
         print(_move_sentence(row))
     counts = moves["verdict"].value_counts().items()
@@ -434,7 +434,7 @@ def _check_data(study: Study):
     paths = []
     if study.data["source"] != "phantom":
         paths.append(study.cohort_path)
-    if study.data["external"]:
+    if study.data["external"] and study.external_path:
         paths.append(study.external_path)
     for path in paths:
         from her2lib.data import patches  # not for phantoms, which need no check

@@ -245,7 +245,7 @@ def neighbour_distance(embedding: np.ndarray, known: np.ndarray) -> np.ndarray:
     return nearest.kneighbors(embedding)[0].mean(1)
 
 
-def held_out_limit(embedding: np.ndarray, slide: Sequence[str]) -> float:
+def held_out_limit(embedding: np.ndarray, slide: Sequence[str] | np.ndarray) -> float:
     """float, the QUANTILE of each training patch's distance to those of other folds.
 
     A slide lies in one fold; a patch whose slide is unknown counts as a slide.

@@ -158,8 +158,8 @@ def rule_score(values: torch.Tensor, *, cuts: tuple[float, ...] = CUTS) -> torch
     """
     if values.ndim == 4:
         values = rule_value(values)
-    cuts = torch.tensor(cuts, device=values.device, dtype=values.dtype)
-    return torch.bucketize(values, cuts, right=True)
+    edges = torch.tensor(cuts, device=values.device, dtype=values.dtype)
+    return torch.bucketize(values, edges, right=True)
 
 
 def px(images: torch.Tensor, micrometres: float, mpp: float | None) -> float:

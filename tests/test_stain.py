@@ -1,4 +1,7 @@
-"""Stain separation, masks and the DAB rule against numbers worked out by hand, scikit-image, SciPy, and 32 real patches."""
+"""Stain separation, masks and the DAB rule.
+
+Against numbers worked out by hand, scikit-image, SciPy, and 32 real patches.
+"""
 
 import csv
 from pathlib import Path
@@ -14,20 +17,26 @@ from her2lib import stain
 from her2lib.phantoms import dataset, slide
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
-YELLOW, GREY = (1.0, 0.94, 0.80), (0.80, 0.80, 0.80)
+# A cast multiplies red, green and blue.
+YELLOW = (1.0, 0.94, 0.80)
+GREY = (0.80, 0.80, 0.80)
 needs_real = pytest.mark.skipif(
     not REAL.exists(), reason="the 32 real patches lie beside the checkout, not in it"
 )
 
 
 def noise(*shape, seed=0):
+    """uint8 noise of any shape."""
     return torch.randint(
         0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
     )
 
 
 def paint(h, d, glass=(235, 234, 243)):
-    """(1,3,H,W) uint8 by Beer-Lambert from (H,W) densities of Ruifrok's haematoxylin and DAB, written out anew."""
+    """(1,3,H,W) uint8 by Beer-Lambert from (H,W) densities of haematoxylin and DAB.
+
+    Written out anew, with Ruifrok's vectors.
+    """
     vectors = torch.tensor([[0.650, 0.704, 0.286], [0.268, 0.570, 0.776]])
     od = h[None] * vectors[0][:, None, None] + d[None] * vectors[1][:, None, None]
     return (
@@ -35,20 +44,32 @@ def paint(h, d, glass=(235, 234, 243)):
     )
 
 
+def seeded(seed):
+    """Generator on the CPU."""
+    return torch.Generator().manual_seed(seed)
+
+
 def everything(images):
-    found = {"unmix": stain.unmix(images, white="glass"), "value": stain.rule_value(images)}
-    return found | {f"mask {k}": v for k, v in stain.masks(images).items()} | stain.measures(images)
+    """dict of all that is computed of images."""
+    values = {"unmix": stain.unmix(images, white="glass"), "value": stain.rule_value(images)}
+    values |= {f"mask {name}": mask for name, mask in stain.masks(images).items()}
+    return values | stain.measures(images)
 
 
 def cast(images, levels):
+    """Images under tinted light."""
     return (images * torch.tensor(levels)[:, None, None]).round().clamp(0, 255).to(torch.uint8)
 
 
 @pytest.fixture(scope="module")
 def field():
-    """Left third glass, then a honeycomb of stained membranes 4 px thick, then stroma without DAB, a disc of grey dust on it."""
+    """Left third glass, then a honeycomb of stained membranes 4 px thick, then stroma without DAB.
+
+    A disc of grey dust lies on the stroma.
+    """
     y, x = torch.meshgrid(torch.arange(480), torch.arange(480), indexing="ij")
-    tissue, nest = x >= 160, (x >= 160) & (x < 320)
+    tissue = x >= 160
+    nest = tissue & (x < 320)
     wall = nest & ((x % 20 < 4) | (y % 20 < 4))
     dust = (x - 400) ** 2 + (y - 240) ** 2 < 36
     image = paint(0.04 * tissue + 0.15 * nest * ~wall, 0.5 * wall)
@@ -66,6 +87,9 @@ def real():
     return torch.stack(images), np.array([int(r["score"][0]) for r in rows])
 
 
+# --- density and stains ---------------------------------------------------------------------------
+
+
 def test_constants_are_pinned():
     golden = [[0.650, 0.704, 0.286], [0.268, 0.570, 0.776], [0.6362, -0.7100, 0.3018]]
     assert stain.HDAB.tolist() == golden
@@ -77,49 +101,41 @@ def test_constants_are_pinned():
 
 def test_optical_density_by_hand():
     image = torch.tensor([255, 0, 26], dtype=torch.uint8).view(1, 3, 1, 1)
-    # log10(255/255) = 0; black counts as grey level 1: log10(255) = 2.40654; log10(255/26) =
-    # 0.99157
-    assert stain.optical_density(image).flatten().tolist() == pytest.approx(
-        [0, 2.40654, 0.99157], abs=1e-5
-    )
+    # log10(255/255), black counts as grey level 1, log10(255/26)
+    density = stain.optical_density(image).flatten()
+    assert density.tolist() == pytest.approx([0, 2.40654, 0.99157], abs=1e-5)
     against = stain.optical_density(image, white=(255, 100, 26)).flatten()
     assert against.tolist() == pytest.approx([0, 2.0, 0], abs=1e-6)
 
 
 def test_unmix_gives_back_what_was_painted():
-    h, d = torch.rand(64, 64), 0.8 * torch.rand(64, 64)
+    h = torch.rand(64, 64)
+    d = 0.8 * torch.rand(64, 64)
     got = stain.unmix(paint(h, d), white=torch.tensor([[235.0, 234.0, 243.0]]))[0]
-    assert got[0].sub(h).abs().median() < 0.005  # half a grey level of rounding
+    # half a grey level of rounding
+    assert got[0].sub(h).abs().median() < 0.005
     assert got[1].sub(d).abs().median() < 0.005
 
 
 def test_golden_values():
-    # A brown, a blue and a grey pixel; the densities solved by Cramer's rule from the pinned rows
-    # a, b, c.
+    # a brown, a blue and a grey pixel; densities by Cramer's rule from the pinned rows a, b, c
     pixels = np.array([[139, 90, 43], [100, 110, 160], [128, 128, 128]])
     image = torch.from_numpy(pixels.T.astype("uint8").copy()).reshape(1, 3, 1, 3)
     got = stain.unmix(image, residual=True)[0, :, 0].T.numpy()
     a, b, c = stain.HDAB.numpy()
-    byhand = (
-        -np.log10(pixels / 255)
-        @ np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)], 1)
-        / np.dot(a, np.cross(b, c))
-    )
-    assert np.allclose(got, byhand, atol=1e-6)
-    assert np.allclose(
-        got,
-        [[-0.0833, 0.9959, 0.0798], [0.5523, 0.0338, 0.0605], [0.2896, 0.2524, 0.0683]],
-        atol=1e-4,
-    )
+    cofactors = np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)], 1)
+    by_hand = -np.log10(pixels / 255) @ cofactors / np.dot(a, np.cross(b, c))
+    assert np.allclose(got, by_hand, atol=1e-6)
+    golden = [[-0.0833, 0.9959, 0.0798], [0.5523, 0.0338, 0.0605], [0.2896, 0.2524, 0.0683]]
+    assert np.allclose(got, golden, atol=1e-4)
 
 
 def test_agrees_with_scikit_image():
     image = noise(1, 3, 24, 24).clamp(min=1)
     ours = stain.unmix(image, residual=True).clamp(min=0)
     pixels = image[0].permute(1, 2, 0).numpy() / 255
-    theirs = (
-        separate_stains(pixels, np.linalg.inv(stain.HDAB.numpy())) * 6
-    )  # theirs in groups of log10(1e-6)
+    # theirs in units of log10(1e-6)
+    theirs = separate_stains(pixels, np.linalg.inv(stain.HDAB.numpy())) * 6
     assert np.allclose(ours[0].permute(1, 2, 0).numpy(), theirs, atol=1e-5)
     assert torch.allclose(stain.dab(image), ours[:, 1])
 
@@ -144,9 +160,13 @@ def test_white_point_without_glass_is_the_palest_tissue(field):
 
 @pytest.mark.parametrize("seed", [3, 4, 6])
 def test_white_point_of_phantoms(seed):
-    made = dataset.make_patch(seed, side_px=512)
-    found = stain.white_point(torch.from_numpy(made.image.copy()).permute(2, 0, 1)[None])[0].numpy()
-    assert np.abs(np.log10(found / np.array(made.slide.optics.glass))).max() < 0.03
+    phantom = dataset.make_patch(seed, side_px=512)
+    image = torch.from_numpy(phantom.image.copy()).permute(2, 0, 1)[None]
+    white = stain.white_point(image)[0].numpy()
+    assert np.abs(np.log10(white / np.array(phantom.slide.optics.glass))).max() < 0.03
+
+
+# --- masks, ridges and measures -------------------------------------------------------------------
 
 
 def test_masks_of_a_painted_field(field):
@@ -170,9 +190,9 @@ def test_membrane_mask_is_on_membranes_only(field):
 def test_blush_and_grains_are_no_membrane():
     blush = paint(torch.full((300, 300), 0.1), torch.full((300, 300), 0.4))
     grains = torch.zeros(300, 300)
-    grains[40::97, 40::97] = grains[41::97, 40::97] = grains[42::97, 40::97] = (
-        0.9  # short dark brown grains, 97 px apart
-    )
+    # short dark brown grains, 97 px apart
+    for row in (40, 41, 42):
+        grains[row::97, 40::97] = 0.9
     for image in (blush, paint(torch.full((300, 300), 0.1), grains)):
         assert not stain.masks(image, mpp=0.5)["membrane"].any()
     assert stain.rule_value(blush, mpp=0.5) < 1e-5
@@ -180,18 +200,16 @@ def test_blush_and_grains_are_no_membrane():
 
 def test_ridge_of_a_line_and_of_a_dot_by_hand():
     y, x = torch.meshgrid(torch.arange(61.0) - 30, torch.arange(61.0) - 30, indexing="ij")
-    line, dot = torch.exp(-(x**2) / 8), torch.exp(-(x**2 + y**2) / 8)
-    assert stain._ridge(line[None], 2.0)[0, 30, 30] == pytest.approx(
-        1.0, abs=0.05
-    )  # radius 2 px, height 1
+    # radius 2 px, height 1
+    line = torch.exp(-(x**2) / 8)
+    aslant = torch.exp(-((x + y) ** 2) / 16)
+    dot = torch.exp(-(x**2 + y**2) / 8)
+    slope = 0.5 * x + y
+    assert stain._ridge(line[None], 2.0)[0, 30, 30] == pytest.approx(1.0, abs=0.05)
     assert stain._ridge(line.T[None], 2.0)[0, 30, 30] == pytest.approx(1.0, abs=0.05)
-    assert stain._ridge(((x + y) ** 2 / -16).exp()[None], 2.0)[0, 30, 30] == pytest.approx(
-        1.0, abs=0.07
-    )  # aslant
+    assert stain._ridge(aslant[None], 2.0)[0, 30, 30] == pytest.approx(1.0, abs=0.07)
     assert stain._ridge(dot[None], 2.0)[0, 30, 30] < 0.02
-    assert (
-        stain._ridge((0.5 * x + y)[None], 2.0)[0, 10:-10, 10:-10].abs().max() < 1e-4
-    )  # a slope is no ridge
+    assert stain._ridge(slope[None], 2.0)[0, 10:-10, 10:-10].abs().max() < 1e-4
 
 
 def test_measures_by_hand(field):
@@ -208,31 +226,30 @@ def test_measures_by_hand(field):
 def test_completeness_tells_rings_from_lines():
     wall = torch.zeros(1, 100, 100, dtype=torch.bool)
     wall[:, :, ::20] = True
-    assert not stain._closed(wall, 30)[~wall].any()  # lines all along one way enclose nothing
+    # lines all along one way enclose nothing
+    assert not stain._closed(wall, 30)[~wall].any()
     wall[:, ::20] = True
     assert stain._closed(wall, 30)[0, 20:80, 20:80].all()
-    assert not stain._closed(wall, 5)[0, 30, 30]  # cells wider than the reach
+    # cells wider than the reach
+    assert not stain._closed(wall, 5)[0, 30, 30]
 
 
 def test_quantile_equals_numpy():
     x = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0))
     for q in (0.1, 0.5, 0.95):
         wanted = np.quantile(x.reshape(3, -1), q, axis=1, method="inverted_cdf")
-        assert np.allclose(
-            stain._quantile(x, q, high=1.0), wanted, atol=1 / 2048
-        )  # the width of a bin
+        # the width of a bin
+        assert np.allclose(stain._quantile(x, q, high=1.0), wanted, atol=1 / 2048)
 
 
 def test_any_size_any_batch_same_answer(monkeypatch):
     images = noise(5, 3, 37, 61)
-    whole, drawn = (
-        everything(images),
-        stain.jitter(images, generator=torch.Generator().manual_seed(1)),
-    )
+    whole = everything(images)
+    drawn = stain.jitter(images, generator=seeded(1))
     monkeypatch.setattr(stain, "CHUNK_PX", 2 * 37 * 61)
     cut = everything(images)
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
-    assert torch.equal(drawn, stain.jitter(images, generator=torch.Generator().manual_seed(1)))
+    assert torch.equal(drawn, stain.jitter(images, generator=seeded(1)))
     assert torch.equal(stain.rule_value(images[3:4]), whole["value"][3:4])
     tiny = noise(1, 3, 1, 1)
     assert stain.rule_score(tiny).shape == (1,)
@@ -252,6 +269,9 @@ def test_gpu_equals_cpu(field):
         for x in (images, images.cuda())
     ]
     assert (draws[0] - draws[1]).abs().max() <= 1
+
+
+# --- the rule -------------------------------------------------------------------------------------
 
 
 def test_rule_score_cuts():
@@ -283,11 +303,13 @@ def test_a_cast_moves_the_rule_little(field, levels):
 @pytest.mark.slow
 def test_rule_orders_phantoms_never_seen():
     slides = [slide.draw_slide(30_000 + k, score=k % 4, laboratory=k) for k in range(48)]
-    made = [
+    phantoms = [
         dataset.make_patch(20_000 + k, side_px=512, slide=slides[k], score=k % 4) for k in range(48)
     ]
-    images = torch.stack([torch.from_numpy(p.image.copy()).permute(2, 0, 1) for p in made])
-    assert spearmanr(stain.rule_value(images, mpp=0.5), [p.score for p in made]).statistic > 0.7
+    pixels = np.stack([phantom.image for phantom in phantoms])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    scores = [phantom.score for phantom in phantoms]
+    assert spearmanr(stain.rule_value(images, mpp=0.5), scores).statistic > 0.7
 
 
 @needs_real
@@ -326,29 +348,26 @@ def test_a_cast_moves_the_rank_correlation_little(real, levels):
 
 @needs_real
 def test_membranes_of_real_patches_lie_in_the_stained_cores(real):
-    share = stain.measures(real[0][[0, 20, 28]])[
-        "membrane"
-    ]  # a core of score 0, an unstained one of 2+, one of 3+
-    assert (share[:2] < 0.01).all()
-    assert share[2] > 0.2
+    # a core of score 0, an unstained one of 2+, one of 3+
+    fraction = stain.measures(real[0][[0, 20, 28]])["membrane"]
+    assert (fraction[:2] < 0.01).all()
+    assert fraction[2] > 0.2
+
+
+# --- jitter, one stain alone, errors --------------------------------------------------------------
 
 
 def test_jitter_keeps_glass_near_white_and_is_reproducible(field):
     images = field["image"].expand(8, -1, -1, -1)
-    one, same, other = (
-        stain.jitter(images, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)
-    )
+    one, same, other = (stain.jitter(images, generator=seeded(seed)) for seed in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
-    still = stain.jitter(
-        images, generator=torch.Generator().manual_seed(0), strength=0, turn=0, cast=0
-    )
+    still = stain.jitter(images, generator=seeded(0), strength=0, turn=0, cast=0)
     assert (still.int() - images.int()).abs().max() <= 1
+    # stains change, light does not
     white = torch.full((4, 3, 8, 8), 255, dtype=torch.uint8)
-    assert (
-        stain.jitter(white, generator=torch.Generator().manual_seed(0), cast=0).min() == 255
-    )  # stains change, light does not
-    scaled = stain.jitter(images, generator=torch.Generator().manual_seed(0), turn=0, cast=0)
+    assert stain.jitter(white, generator=seeded(0), cast=0).min() == 255
+    scaled = stain.jitter(images, generator=seeded(0), turn=0, cast=0)
     amounts = stain.unmix(scaled)[:, 1][:, field["wall"]].mean(1)
     assert 0.03 < (amounts / amounts.mean()).std() < 0.3
 
@@ -360,13 +379,13 @@ def test_only_leaves_one_stain_on_the_same_glass(field):
         assert (picture[..., :150].int() - image[..., :150].int()).abs().max() <= 2
     assert stain.unmix(brown, white="glass")[0, 0][nest].abs().mean() < 0.02
     assert stain.unmix(blue, white="glass")[0, 1][nest].abs().mean() < 0.02
-    kept = stain.unmix(brown, white="glass")[0, 1][wall].mean()
-    assert kept == pytest.approx(0.5, abs=0.03)
-    od = stain.optical_density(grey, white="glass")[0]
-    assert (od.amax(0) - od.amin(0)).median() < 0.01  # no hue left
-    assert od.mean() == pytest.approx(
-        stain.optical_density(image, white="glass").mean().item(), abs=0.005
-    )
+    density = stain.unmix(brown, white="glass")[0, 1][wall].mean()
+    assert density == pytest.approx(0.5, abs=0.03)
+    # no hue left
+    density = stain.optical_density(grey, white="glass")[0]
+    assert (density.amax(0) - density.amin(0)).median() < 0.01
+    before = stain.optical_density(image, white="glass").mean().item()
+    assert density.mean() == pytest.approx(before, abs=0.005)
 
 
 def test_clear_errors():

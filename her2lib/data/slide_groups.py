@@ -56,8 +56,8 @@ def recover_groups(images: torch.Tensor) -> np.ndarray:
     coordinates, between = _slide_axes(_appearance(images))
     log_odds = _log_odds_joined(coordinates, between)
     strips = _border_strips(images)
-    links = [_same_tissue(images), _continuing(strips, false=FALSE_FIRST)]
-    links = np.unique(np.concatenate(links), axis=0)  # (L,2)
+    touching = _continuing(strips, false=FALSE_FIRST)
+    links = np.unique(np.concatenate([_same_tissue(images), touching]), axis=0)  # (L,2)
     # Borders are compared again among patches that look alike: with fewer comparisons, fainter
     # borders count.
     for _ in range(2):

@@ -266,8 +266,13 @@ class Explorer {
   // ----- keys
 
   press(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
-    if (event.target.type === "range" && SLIDER_KEYS.includes(event.key)) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const ofSlider = event.target.type === "range" && SLIDER_KEYS.includes(event.key);
+    if (ofSlider || isTyping(event.target)) {
+      // JupyterLab would keep the arrow keys of our sliders and menus from them.
+      event.stopPropagation();
+      return;
+    }
     if (!this.act(event)) return;
     event.preventDefault();
     event.stopPropagation();

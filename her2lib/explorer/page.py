@@ -63,6 +63,9 @@ def write_page(
     return write_text(study.folder / "explorer.html", _render_page(study.name, content))
 
 
+# --- what the page holds --------------------------------------------------------------------------
+
+
 def _choose_patches(table, n_patches):
     """list of rows: test, external, validation, training; within a set the scores in turn."""
     rank = table["set"].map(SET_ORDER).fillna(len(SET_ORDER))
@@ -113,6 +116,9 @@ def _share_out(folder, packets):
     for file in set(files.glob("*.js")) - current:
         file.unlink()
     return records, sidecars
+
+
+# --- the page itself -----------------------------------------------------------------------------
 
 
 def _render_page(study_name, content):

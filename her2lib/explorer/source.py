@@ -100,8 +100,8 @@ class Source:
         self.doubt = doubt
         self.view_px = view_px
         self.map_px = map_px
-        self.added_files = []
-        self.decoded = OrderedDict()
+        self.added_files: list[bytes] = []
+        self.decoded: OrderedDict = OrderedDict()
         self.networks = _load_networks(study)
 
     # --- answers ---------------------------------------------------------------------------------

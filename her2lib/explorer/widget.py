@@ -57,25 +57,28 @@ class Canvas(anywidget.AnyWidget):
     _esm = assets.read_script()
     _css = assets.read_style()
 
-    catalogue = Dict().tag(sync=True)
+    catalogue: Dict = Dict().tag(sync=True)
 
+    # What is in sight; state=True marks what the page without a kernel holds too.
     patch = Int(0).tag(sync=True, state=True)
-    panels = List().tag(sync=True, state=True)
+    panels: List = List().tag(sync=True, state=True)
     selected = Int(0).tag(sync=True, state=True)
     shows = Unicode("original").tag(sync=True, state=True)
     network = Unicode("").tag(sync=True, state=True)
     method = Unicode("grad_cam").tag(sync=True, state=True)
     layer = Int(1).tag(sync=True, state=True)
     head = Int(0).tag(sync=True, state=True)
-    token = List().tag(sync=True, state=True)
+    token: List = List().tag(sync=True, state=True)
     target = Unicode("predicted").tag(sync=True, state=True)
-    added = List().tag(sync=True, state=True)
+    added: List = List().tag(sync=True, state=True)
 
+    # How maps are drawn.
     opacity = Float(0.6).tag(sync=True, state=True)
     threshold = Float(0.0).tag(sync=True, state=True)
     smooth = Bool(True).tag(sync=True, state=True)
     stretch = Bool(False).tag(sync=True, state=True)
 
+    # Which patches the strip lists. Per cent may be typed with a fraction, so they are floats.
     search = Unicode("").tag(sync=True, state=True)
     truth = Unicode("any").tag(sync=True, state=True)
     predicted = Unicode("any").tag(sync=True, state=True)

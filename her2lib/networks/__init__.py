@@ -4,6 +4,7 @@ models       the networks, and what they hand over on the way to their logits
 weights      pretrained weights from the hub or a file
 recipes      every knob of a training in one dictionary
 augment      order of an epoch, batches on the device, flips, stain jitter, mixup
+learner      a network on its device, and one update of its weights
 train        the training loop, and predictions
 checkpoint   a training on disk: resumed while it runs, read back when it is finished
 collapse     whether a run has learnt anything

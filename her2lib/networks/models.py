@@ -34,9 +34,11 @@ CNN_STEP_PX = 32
 
 
 class HasImages(Protocol):
-    """Patches, or anything else that holds (N,3,H,W) uint8 pixels as `images`."""
+    """Patches, or anything else that holds pixels as `images`."""
 
-    images: torch.Tensor
+    @property
+    def images(self) -> torch.Tensor:
+        """(N,3,H,W) uint8."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ class Net(nn.Module):
     _shift: torch.Tensor
     _scale: torch.Tensor
 
-    def __init__(self, backbone: nn.Module, config: dict, pretrained_cfg: dict) -> None:
+    def __init__(
+        self, backbone: Any, config: dict[str, Any], pretrained_cfg: dict[str, Any]
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.config = dict(config)
@@ -75,7 +79,7 @@ class Net(nn.Module):
         self.std = tuple(pretrained_cfg["std"])
         for name, value in (("_shift", self.mean), ("_scale", self.std)):
             self.register_buffer(name, 255.0 * torch.tensor(value).view(3, 1, 1), persistent=False)
-        self.layers = len(getattr(backbone, "blocks", ()))  # 0 for the CNNs
+        self.layers = len(getattr(backbone, "blocks", ()))  # 0 in the CNNs
         self.prefix_tokens: int = getattr(backbone, "num_prefix_tokens", 0)
         if self.layers:
             self.heads = backbone.blocks[0].attn.num_heads

@@ -38,10 +38,15 @@ BATCH = 64
 
 
 class ScoredPatches(models.HasImages, Protocol):
-    """Patches as training needs them: pixels, a score 0..3 each, and names."""
+    """Patches as training needs them."""
 
-    score: np.ndarray
-    name: np.ndarray
+    @property
+    def score(self) -> np.ndarray:
+        """(N,) int, 0 to 3."""
+
+    @property
+    def name(self) -> np.ndarray:
+        """(N,) str."""
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def rank_doubts(
     rule: np.ndarray | None = None,
     features: np.ndarray | None = None,
     ratings: np.ndarray | None = None,
-    groups: np.ndarray | None = None,
+    groups: Sequence | np.ndarray | None = None,
     excess: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """DataFrame (patch, score, suggested, doubt 0..1, kind, reasons), the most doubted patch first.

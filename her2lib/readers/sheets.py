@@ -253,7 +253,7 @@ def collect_readings(
     patches = set(map(str, patches))
     parts = []
     problems = []
-    source_of = {}
+    source_of: dict[str, Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
             ratings, more = gather_sheets(path)

@@ -43,6 +43,9 @@ def measure(
     return ids, fields
 
 
+# --- the test set -------------------------------------------------------------------------------
+
+
 def headline_table(book: Book, ids: Ids, field: Field, *, note: str = "") -> Html:
     """Html table of the metrics that matter most on the test set, a row for each contestant."""
     one = _any_of(field)
@@ -122,12 +125,16 @@ def border_table(book: Book, ids: Ids, field: Field) -> Html:
     )
 
 
+# --- probabilities, and pairs -------------------------------------------------------------------
+
+
 def trust_figures(book: Book, test: Field, val: Field, *, resamples: int) -> Html:
     """Html figures of each network: reliability after its temperature, and risk over coverage."""
     figures = []
     for name, one in test.items():
         if is_null(name):
             continue
+        # fitted on validation patches: on those of the test it would flatter
         on_val = val[name]
         temperature = calibration.fit_temperature(on_val.truth, on_val.probabilities[0])
         tempered = calibration.apply_temperature(one.probabilities[0], temperature)

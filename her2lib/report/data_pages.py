@@ -1,6 +1,7 @@
 """What 01 shows of the patches: problems, counts, pictures, and what brown alone already knows."""
 
 import html
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,8 @@ from her2lib.stats.intervals import bootstrap, resampling_groups
 
 SUBSETS = ("train", "val", "test", "external")
 EACH = 4  # patches of a score in the gallery
+
+# --- files and sets -----------------------------------------------------------------------------
 
 
 def problem_table(book: Book, cohort: Cohort) -> Html:
@@ -56,6 +59,7 @@ def count_figure(book: Book, table: pd.DataFrame) -> Html:
 def example_figure(book: Book, table: pd.DataFrame) -> Html:
     """Html figure of training patches drawn at random, a row for each score."""
     train = table[table["set"] == "train"]
+    # with replacement, as a rare score may have fewer patches than its row has places
     drawn = train.groupby("score").sample(EACH, random_state=0, replace=True)
     drawn = drawn.drop_duplicates("path")
     images = [read_pixels(path) for path in drawn["path"]]
@@ -71,16 +75,22 @@ def sets_per_slide(table: pd.DataFrame) -> pd.Series:
     return table[table["slide"] != ""].groupby("slide")["set"].nunique()
 
 
-def rule_table(book: Book, table: pd.DataFrame) -> pd.DataFrame:
-    """DataFrame (name, set, score, value, predicted) of the DAB rule on whole pixels, as rule.csv.
+# --- what brown alone already knows -------------------------------------------------------------
 
-    Whole pixels, because the rule looks for membranes.
-    """
-    pixels = map_ahead(_pixel_array, table["path"].tolist())
+
+def whole_images(paths: Iterable) -> Iterator[torch.Tensor]:
+    """(1,3,H,W) uint8 of each image file in turn, at its own size, decoded ahead of its use."""
+    for pixels in map_ahead(_pixel_array, paths):
+        yield torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (H,W,3) -> (1,3,H,W)
+
+
+def rule_table(book: Book, table: pd.DataFrame) -> pd.DataFrame:
+    """DataFrame (name, set, score, value, predicted) of the DAB rule, kept as rule.csv."""
+    # whole pixels and not the store's: the rule looks for membranes, which shrinking blurs
+    images = whole_images(table["path"].tolist())
     bar = tqdm(table["mpp"], desc="DAB rule", unit="patch")
     values = []
-    for mpp, array in zip(bar, pixels, strict=True):
-        image = torch.from_numpy(array).permute(2, 0, 1)[None]  # (H,W,3) -> (1,3,H,W)
+    for mpp, image in zip(bar, images, strict=True):
         values.append(stain.rule_value(image, mpp=mpp).item())
     predicted = stain.rule_score(torch.tensor(values, dtype=torch.float64)).numpy()
     rule = table[["name", "set", "score"]].assign(value=values, predicted=predicted)
@@ -88,10 +98,9 @@ def rule_table(book: Book, table: pd.DataFrame) -> pd.DataFrame:
     return rule
 
 
-def rule_figure(book: Book, cohort: Cohort, rule: pd.DataFrame, *, resamples: int) -> Html:
+def rule_figure(book: Book, table: pd.DataFrame, rule: pd.DataFrame, *, resamples: int) -> Html:
     """Html figure of the rule's value by true score, with its rank correlation and interval."""
-    patches = cohort.patches
-    groups, _, warning = resampling_groups(patches.patient, patches.slide, patches.name)
+    groups, _, warning = resampling_groups(table["patient"], table["slide"], table["name"])
     estimate = bootstrap(
         spearman,
         rule["value"].to_numpy(),

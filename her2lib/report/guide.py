@@ -1,13 +1,16 @@
 """What 00 shows a newcomer: the machine, the notebooks, the studies, a phantom of each score."""
 
 import json
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 from her2lib import plots
 from her2lib.files import ROOT
 from her2lib.networks.recipes import choose_precision
+from her2lib.phantoms.dataset import Phantom
 from her2lib.report.book import Html
 from her2lib.scores import SCORES
 from her2lib.study.config import load_study, study_files
@@ -40,8 +43,10 @@ def study_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def phantom_gallery(phantoms, images, rule):
-    """figure of phantoms with the score that each was made for and the rule's value of it."""
+def phantom_gallery(
+    phantoms: Sequence[Phantom], images: torch.Tensor, rule: torch.Tensor
+) -> Figure:
+    """Figure of phantoms with the score that each was made for and the rule's value of it."""
     titles = []
     for phantom, value in zip(phantoms, rule, strict=True):
         titles.append(f"phantom, score {SCORES[phantom.score]}, rule {value:.2f}")

@@ -3,18 +3,19 @@
 Each function takes values or the book in which numbers are kept; `table` is a row for every patch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from her2lib import plots, stain
 from her2lib.data import slide_groups, splits
-from her2lib.data.images import map_ahead, read_pixels
+from her2lib.data.images import read_pixels
 from her2lib.files import fingerprint, write_table
 from her2lib.readers import label_doubt, sheets
-from her2lib.report import sections
+from her2lib.report import data_pages, sections
 from her2lib.report.book import Book, Html, html_table
 from her2lib.scores import score_name
 from her2lib.stats import compare
@@ -59,6 +60,7 @@ def leakage_table(groups: pd.DataFrame) -> Html:
     """
     inside = groups[groups["set"] != "external"]
     group = inside["group"].to_numpy()
+    # as many patches in each set as the study has, so that only the way of drawing differs
     drawn = np.random.default_rng(0).permutation(inside["set"])
     cuts = pd.concat(
         [
@@ -99,9 +101,12 @@ class SplitTests:
         pairs = []
         for later, b in enumerate(self.tests):
             for a in self.tests[:later]:
-                if all(self.axes[a.name][x] == self.axes[b.name][x] for x in SAME_BUT_SPLIT):
+                if self._same_but_split(a) == self._same_but_split(b):
                     pairs.append((a, b))
         return pairs
+
+    def _same_but_split(self, test):
+        return [self.axes[test.name][axis] for axis in SAME_BUT_SPLIT]
 
 
 def split_tests(study: Study, book: Book, predictions: pd.DataFrame) -> SplitTests:
@@ -116,10 +121,12 @@ def split_tests(study: Study, book: Book, predictions: pd.DataFrame) -> SplitTes
     tests = []
     if len(apart):
         tests = evaluations(apart)
-    tests.sort(key=lambda test: SPLIT_ORDER.index(first_axes[test.name]["split"]))
+    in_order = []
+    for split in SPLIT_ORDER:
+        in_order += [test for test in tests if first_axes[test.name]["split"] == split]
     collapsed = {names[run] for run in axes if run_record(study, run).get("verdict")}
     few = {test.name for test in tests if test.groups.nunique() < FEW_GROUPS}
-    return SplitTests(tests, first_axes, collapsed, few)
+    return SplitTests(in_order, first_axes, collapsed, few)
 
 
 def own_test_table(book: Book, study: Study, compared: SplitTests) -> Html:
@@ -294,32 +301,26 @@ def doubt_figure(book: Book, table: pd.DataFrame, top: pd.DataFrame) -> Html:
 
 def _stain_measures(table):
     """(rule (N,), excess DAB (N,), learner's features (N,D)) of the image files, one at a time."""
-    rule, excess, features = [], [], []
-    paths = table["path"].tolist()
-    pixels = map_ahead(_pixel_array, paths)
-    for array, mpp in zip(pixels, table["mpp"], strict=True):
-        image = torch.from_numpy(array).permute(2, 0, 1)[None]  # (H,W,3) -> (1,3,H,W)
+    rule = []
+    excess = []
+    features = []
+    images = data_pages.whole_images(table["path"].tolist())
+    for image, mpp in zip(images, table["mpp"], strict=True):
         rule.append(stain.rule_value(image, mpp=mpp).item())
         excess.append(label_doubt.excess_dab(image, mpp=mpp).item())
         features.append(label_doubt.learner_features(image, mpp=mpp)[0])
     return np.array(rule), np.array(excess), np.array(features)
 
 
-def _pixel_array(path):
-    return np.array(read_pixels(path))
-
-
 def _network_votes(study, table, predictions):
-    """list of (N,4) probabilities of every run for patches that it has not learnt, else NaN.
-
-    A collapsed run is not heard: weak votes spoil a ranking that does without them.
-    """
+    """list of (N,4) probabilities of every run for patches that it has not learnt, else NaN."""
     if not len(predictions):
         return []
     axes = {run["run"]: run for run in study.runs()}
     votes = []
     for run, rows in predictions[predictions["set"] != "train"].groupby("run"):
         shuffled = axes[run]["label_shuffle"] != "none"
+        # weak votes spoil a ranking that does without them
         if shuffled or run_record(study, run).get("verdict"):
             continue
         by_patch = rows.drop_duplicates("patch").set_index("patch")[PROBABILITIES]
@@ -330,32 +331,42 @@ def _network_votes(study, table, predictions):
 # --- read again ---------------------------------------------------------------------------------
 
 
-def hand_out_sheets(study: Study, table: pd.DataFrame, doubts: pd.DataFrame, top: pd.DataFrame):
+def hand_out_sheets(
+    study: Study, table: pd.DataFrame, doubts: pd.DataFrame, top: pd.DataFrame
+) -> Path:
     """Path of this round's sheets below reading/; written once, for each doubted patch and another.
 
-    The other is an undoubted patch of the same given score, so that neither score nor being on the
-    sheet says anything.
+    The other is an undoubted patch of the same given score.
     """
+    # so neither a patch's score nor its being on the sheet tells a reader that it is doubted
     undoubted = doubts[doubts["kind"] == ""].sample(frac=1, random_state=0)
     wanted = undoubted["score"].map(top["score"].value_counts()).fillna(0)
     others = undoubted[undoubted.groupby("score").cumcount() < wanted]
     round_ = table[table["name"].isin([*top["patch"], *others["patch"]])]
+    # named by its patches: the same doubts find the same sheets again, filled in or not
     folder = study.folder / "reading" / fingerprint(sorted(round_["name"]))[:8]
     if len(round_) and not (folder / "key.csv").exists():
         sheets.write_sheets(round_, folder, readers=READERS, repeats=0)
     return folder
 
 
-def keep_settled_scores(study: Study, settled: pd.DataFrame):
-    """Path of reading/reread.csv, written only when it changes: a study with reread hangs on it."""
+def keep_settled_scores(study: Study, settled: pd.DataFrame) -> Path:
+    """Path of reading/reread.csv (patch, reread), written only when its content changes."""
     file = study.folder / "reading" / "reread.csv"
     table = settled[["patch", "reread"]]
+    # a study that trains with it is run anew when the file is newer
     if not file.is_file() or file.read_text(encoding="utf-8") != table.to_csv(index=False):
         write_table(file, table)
     return file
 
 
-def reading_sentences(study: Study, folder, ratings, settled, problems) -> Html:
+def reading_sentences(
+    study: Study,
+    folder: Path,
+    ratings: pd.DataFrame,
+    settled: pd.DataFrame,
+    problems: Sequence[str],
+) -> Html:
     """Html: where the sheets lie, or what was read again and how to train with it."""
     if not ratings["patch"].nunique():
         where = folder.relative_to(study.folder.parent)
@@ -382,15 +393,15 @@ def reread_table(
     """Html table of the same answers against given and re-read scores; "" if none is read."""
     if not len(settled) or not compared.tests:
         return Html("")
-    given = table.set_index("name")["score"]
-    reread = settled.set_index("patch")["reread"].reindex(given.index)
-    after = reread.fillna(given).astype(int)
+    before = table.set_index("name")["score"]
+    reread = settled.set_index("patch")["reread"].reindex(before.index)
+    after = reread.fillna(before).astype(int)
     source = f"{BY_SPLIT}, reading/reread.csv"
     rows = {}
     for test in compared.tests:
         predicted = [probabilities.argmax(1) for probabilities in test.probabilities]
         kappas = {}
-        for when, scores in (("before", given), ("after", after)):
+        for when, scores in (("before", before), ("after", after)):
             kappas[f"kappa quadratic {when} re-reading"] = bootstrap(
                 SCORED["kappa quadratic"],
                 scores[test.patch].to_numpy(),

@@ -3,6 +3,9 @@
 Each function takes the book in which numbers are kept; `rated` is a RatedPatches.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -29,11 +32,9 @@ AGAINST_OTHERS = {  # metric: its name on the page
 
 
 def keep_ratings(book: Book, rated: RatedPatches) -> pd.DataFrame:
-    """DataFrame of each rater's scores, described, after writing ratings.csv.
-
-    ratings.csv says who is a person, so that every consensus can be made again from it.
-    """
+    """DataFrame of each rater's scores, described, after writing ratings.csv."""
     tidy = rated.tidy()
+    # who is a person stands beside each score, so that every consensus can be made again from it
     is_person = tidy["rater"].isin(rated.people)
     write_table(book.file.parent / "ratings.csv", tidy.assign(person=is_person))
     return pd.DataFrame(rated.ratings, columns=rated.names).replace(-1, np.nan).describe().T
@@ -49,6 +50,9 @@ def who_read(book: Book, rated: RatedPatches) -> Html:
         sample=rated.sample,
         warning=rated.warning,
     )
+
+
+# --- how well raters agree ----------------------------------------------------------------------
 
 
 def kappa_figure(book: Book, rated: RatedPatches, *, resamples: int) -> Html:
@@ -91,7 +95,7 @@ def against_the_others(book: Book, rated: RatedPatches, *, resamples: int) -> Ht
     )
 
 
-def human_range(rated: RatedPatches, *, resamples: int) -> Html:
+def human_range_sentences(rated: RatedPatches, *, resamples: int) -> Html:
     """Html, a sentence for each network: inside the range of kappas between people or not."""
     names = [*rated.people, *rated.networks]
     ranges = agreement.human_range(
@@ -106,7 +110,7 @@ def human_range(rated: RatedPatches, *, resamples: int) -> Html:
 
 def all_raters_together(book: Book, rated: RatedPatches, *, resamples: int) -> Html:
     """Html table of Fleiss' kappa, Gwet's AC1 and AC2 and Krippendorff's alpha of all people."""
-    coefficients = [
+    coefficients: list[tuple[str, Callable, dict[str, Any]]] = [
         ("Fleiss kappa", agreement.fleiss, {}),
         ("Gwet AC1", agreement.gwet_ac1, {}),
         ("Gwet AC2 (quadratic)", agreement.gwet_ac2, {"weights": "quadratic"}),
@@ -115,6 +119,7 @@ def all_raters_together(book: Book, rated: RatedPatches, *, resamples: int) -> H
     votes = rated.of(rated.people)
     estimates = {}
     for name, coefficient, options in coefficients:
+        # without a rater there is nothing to estimate, not even a reason why not
         if votes.shape[1]:
             estimates[name] = bootstrap(
                 coefficient, votes, groups=rated.groups, resamples=resamples, **options
@@ -130,7 +135,7 @@ def all_raters_together(book: Book, rated: RatedPatches, *, resamples: int) -> H
 def split_votes_figure(book: Book, rated: RatedPatches, table: pd.DataFrame, *, most: int) -> Html:
     """Html figure of the patches on which people disagree most; table names the image files."""
     votes = rated.of(rated.people)
-    split = sheets.disagreements(votes, rated.patch).head(most)
+    split = sheets.disagreements(votes, list(rated.patch)).head(most)
     paths = table.set_index("name").loc[split["patch"], "path"]
     images = [read_pixels(path) for path in paths]
     titles = [f"{row.patch[:34]}\n{row.scores}" for row in split.itertuples()]
@@ -143,7 +148,7 @@ def split_votes_figure(book: Book, rated: RatedPatches, table: pd.DataFrame, *, 
 
 def looks_at_external_set(study: Study, predictions: pd.DataFrame) -> Html:
     """Html, a sentence for each look at the external set, after noting it in the ledger."""
-    if "external" not in set(predictions["set"]):
+    if predictions.empty or "external" not in set(predictions["set"]):
         return sections.paragraphs(["There is no external set in this study."])
     ledger = study.folder / "ledger.csv"
     sentences = []
@@ -170,10 +175,7 @@ def shift_table(book: Book, study: Study, predictions: pd.DataFrame, *, resample
 
 
 def corrected_table(book: Book, study: Study, predictions: pd.DataFrame, *, resamples: int) -> Html:
-    """Html table of accuracy on the external set, as answered and corrected for its fractions.
-
-    The fractions of the scores are estimated from the network's own answers; no true score is used.
-    """
+    """Html table of accuracy on the external set, as answered and corrected for its fractions."""
     rows = {}
     tables = []
     for name, run in results.shown_runs(study).items():
@@ -184,6 +186,7 @@ def corrected_table(book: Book, study: Study, predictions: pd.DataFrame, *, resa
             if one.subset != "external":
                 continue
             answered = one.probabilities[0]
+            # the fractions there are estimated from the answers alone; no true score is used
             corrected = calibration.prior_corrected(answered, trained=trained)[0]
             both = {"accuracy as answered": answered, "accuracy corrected": corrected}
             ids = _add_accuracies(book, one, run, both, resamples)

@@ -33,11 +33,13 @@ SHOWN_COLUMNS = [
 def run_grid(book: Book, study: Study, predictions: pd.DataFrame) -> pd.DataFrame:
     """DataFrame, a row per run: axes, rate, validation kappa with interval, verdict.
 
-    Columns beside the axes: value, low, high, n, sample, id (of the number), lr, base (the recipe
-    without its rate), swept (the rate was changed), collapsed, verdict, shown, fluctuation.
+    Columns beside the axes: value, low, high, n, resampled (what the interval resamples), id (of
+    the number), lr, base (the recipe without its rate), swept (the rate was changed), collapsed,
+    verdict, shown (the network's name), fluctuation.
     """
     records = run_records(study)
     rows = []
+    # a run that learnt shuffled scores tells nothing about its recipe
     for axes in study.runs():
         run = axes["run"]
         if run not in records or axes["label_shuffle"] != "none":
@@ -111,15 +113,19 @@ def rate_table(book: Book, grid: pd.DataFrame) -> Html:
 
 def axis_figure(book: Book, grid: pd.DataFrame, axis: str, *, name: str, label: str) -> Html:
     """Html figure of kappa by n_train or side_px, under the recipe that was run at most values."""
+    # a recipe that was run at one value alone would be a point and no line
     recipe = grid.groupby("recipe")[axis].nunique().idxmax()
     rows = holding_usual(grid, axis)
     figure, (ax,) = plots.panels(width=8.5, height=4.6)
     plots.sweep(rows[rows["recipe"] == recipe], ax, x=axis, xlabel=label)
     caption = (
-        f"Validation kappa (quadratic) by {label.replace(' in px', '')} under "
+        f"Validation kappa (quadratic) by {label.removesuffix(' in px')} under "
         f"{recipe.replace('_', ' ')}; n = {grid['n'].max()} validation patches."
     )
     return book.figure(figure, name, caption)
+
+
+# --- a row for each recipe ----------------------------------------------------------------------
 
 
 def remedies(grid: pd.DataFrame) -> pd.DataFrame:
@@ -141,6 +147,7 @@ def starting_weights(grid: pd.DataFrame) -> pd.DataFrame:
 
 def forest_by_network(book: Book, rows: pd.DataFrame, *, name: str, title: str) -> Html:
     """Html figure of kappa by name, a panel for each network; the dotted line is its first row."""
+    # a network with one row alone has nothing to be compared with
     networks = [part for _, part in rows.groupby("shown", sort=False) if len(part) > 1]
     networks = networks or [rows]
     columns = min(len(networks), 2)

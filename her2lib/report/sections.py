@@ -9,6 +9,7 @@ import tomllib
 import pandas as pd
 
 from her2lib.files import ROOT, read_json, resolve_path
+from her2lib.report import recount
 from her2lib.report.book import COLUMNS, Html, html_table
 from her2lib.report.findings import in_new_words
 from her2lib.scores import score_name
@@ -288,6 +289,27 @@ def doubt_rows(study, *, most=6):
         "A doubt is a reason to look again, no error; the chapter on labels shows the patches."
     )
     return html_table(first, caption=caption)
+
+
+def computed_twice(study, numbers):
+    """Html: contradictions if there are any, and a table of what was recounted from which table."""
+    again = recount.recount(numbers, study.folder)
+    contradictions = again.loc[again["verdict"] == "contradiction", "sentence"]
+    kinds = recount.count_by_kind(again)
+    short_names = kinds["source"].str.replace(r"runs/[^/]*/|reading/|\.csv", "", regex=True)
+    rows = []
+    for (verdict, how), part in kinds.assign(source=short_names).groupby(
+        ["verdict", "how"], sort=False
+    ):
+        row = {
+            "numbers": part["numbers"].sum(),
+            "verdict": verdict,
+            "how, or why not": how,
+            "tables": ", ".join(part["source"]),
+        }
+        rows.append(row)
+    table = html_table(pd.DataFrame(rows), caption=recount.NOT_REPEATED)
+    return Html(paragraphs(contradictions) + table)
 
 
 def provenance(study, records):

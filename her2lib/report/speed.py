@@ -1,6 +1,7 @@
 """What 91 measures: the cost of a step as a ratio to the bare work that nobody can avoid."""
 
 import time
+from collections.abc import Callable, Sequence
 from statistics import median
 
 import numpy as np
@@ -31,7 +32,7 @@ def machine(device: str) -> pd.DataFrame:
     return pd.Series(facts, name="value").to_frame()
 
 
-def decoding_over_store(paths, images, side_px: int) -> list[float]:
+def decoding_over_store(paths: Sequence, images: torch.Tensor, side_px: int) -> list[float]:
     """list of float, by turn: image files decoded and resized, over rows read from the store."""
 
     def decode():
@@ -45,7 +46,7 @@ def decoding_over_store(paths, images, side_px: int) -> list[float]:
     return ratio(decode, read)
 
 
-def grad_cam_over_inference(net, images) -> list[float]:
+def grad_cam_over_inference(net: models.Net, images: torch.Tensor) -> list[float]:
     """list of float, by turn: a Grad-CAM of each patch over plain inference on them."""
     x = models.normalise(images.to(next(net.parameters()).device), net)
 
@@ -55,7 +56,7 @@ def grad_cam_over_inference(net, images) -> list[float]:
     return ratio(explain, _inference(net, images))
 
 
-def rule_over_inference(net, images) -> list[float]:
+def rule_over_inference(net: models.Net, images: torch.Tensor) -> list[float]:
     """list of float, by turn: the DAB rule over every pixel, over plain inference on them."""
 
     def measure():
@@ -64,12 +65,13 @@ def rule_over_inference(net, images) -> list[float]:
     return ratio(measure, _inference(net, images))
 
 
-def ratio(work, bare, *, turns: int = TURNS) -> list[float]:
+def ratio(work: Callable, bare: Callable, *, turns: int = TURNS) -> list[float]:
     """list of float, seconds of work over seconds of bare, in turns; first each runs unmeasured."""
-    # in turns, so that other work on the machine slows both
+    # the first time costs more: files come from the disk, kernels are chosen
     work()
     bare()
     ratios = []
+    # in turns, so that other work on the machine slows both
     for _ in range(turns):
         seconds = _seconds(work)
         ratios.append(seconds / _seconds(bare))

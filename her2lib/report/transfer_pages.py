@@ -9,6 +9,7 @@ import torch
 from her2lib import plots, stain
 from her2lib.data.images import read_pixels
 from her2lib.files import write_table
+from her2lib.report import data_pages
 from her2lib.report.book import Book, Html, forest_table
 from her2lib.stats import agreement, compare
 from her2lib.stats.intervals import bootstrap, resampling_groups
@@ -63,17 +64,18 @@ class Transfer:
         return ranks
 
 
-def rule_values(book: Book, table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """dict rule -> values (N,) on whole pixels of the external patches, kept as rules.csv.
+# --- the contestants ----------------------------------------------------------------------------
 
-    White balance helped within one laboratory and hurt across laboratories, so both are kept.
-    """
-    raw, balanced = [], []
-    for row in table.itertuples():
-        pixels = torch.from_numpy(np.array(read_pixels(row.path)))
-        image = pixels.permute(2, 0, 1)[None]  # (H,W,3) -> (1,3,H,W)
-        raw.append(stain.rule_value(image, mpp=row.mpp).item())
-        balanced.append(stain.rule_value(stain.white_balance(image), mpp=row.mpp).item())
+
+def rule_values(book: Book, table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """dict rule -> values (N,) on whole pixels of the external patches, kept as rules.csv."""
+    # white balance helped within one laboratory and hurt across laboratories, so both are kept
+    raw = []
+    balanced = []
+    images = data_pages.whole_images(table["path"].tolist())
+    for mpp, image in zip(table["mpp"], images, strict=True):
+        raw.append(stain.rule_value(image, mpp=mpp).item())
+        balanced.append(stain.rule_value(stain.white_balance(image), mpp=mpp).item())
     rules = {"DAB rule": np.array(raw), "DAB rule, white-balanced": np.array(balanced)}
     columns = table[["name", "slide", "score"]]
     write_table(book.file.parent / "rules.csv", columns.assign(**rules))
@@ -90,6 +92,7 @@ def network_probabilities(
         for sibling in _seeds_of(study, run):
             rows = predictions[predictions["run"] == sibling].set_index("patch")
             probabilities = rows[PROBABILITIES].reindex(names).to_numpy(float)
+            # a seed that is not finished, or lacks a patch, would not be heard on the same patches
             if np.isfinite(probabilities).all():
                 seeds.append(probabilities)
         networks[name] = seeds
@@ -127,6 +130,9 @@ def keep_answers(book: Book, answered: Transfer) -> None:
             )
             tables.append(table)
     write_table(book.file.parent / "answers.csv", pd.concat(tables))
+
+
+# --- how well they do ---------------------------------------------------------------------------
 
 
 def measure_transfer(book: Book, answered: Transfer) -> dict[str, dict[str, str]]:
@@ -184,6 +190,9 @@ def above_the_rule(book: Book, answered: Transfer) -> Html:
     )
 
 
+# --- patch by patch -----------------------------------------------------------------------------
+
+
 def order_figure(book: Book, answered: Transfer) -> Html:
     """Html figure of every patch by true score, as each network and rule orders it."""
     ranks = answered.ranks()
@@ -206,7 +215,8 @@ def worst_figure(book: Book, answered: Transfer, *, most: int) -> Html:
     mean = np.mean(next(iter(answered.networks.values())), axis=0)  # (N,4)
     distance = np.abs(mean @ np.arange(4) - answered.truth)
     worst = np.argsort(-distance, kind="stable")[:most]
-    images, titles = [], []
+    images = []
+    titles = []
     for row in worst:
         patch = answered.patches.loc[row]
         probabilities = dict(zip(PROBABILITIES, mean[row], strict=True))
@@ -237,8 +247,9 @@ def _difference_cells(book, answered, name, rule):
     """list of ids and words: a network less a rule in kappa and Spearman, and the verdict."""
     options = {"groups": answered.groups, "resamples": answered.resamples}
     predicted = answered.predicted()
-    seeds = len(predicted[name])
-    pair = compare.compare(answered.truth, predicted[name], predicted[rule] * seeds, **options)
+    # the rule knows no seeds: every seed of the network meets the same answers of it
+    by_rule = predicted[rule] * len(predicted[name])
+    pair = compare.compare(answered.truth, predicted[name], by_rule, **options)
     kappa = pair[pair["metric"] == "kappa quadratic difference"]
     keep = {"subset": "external", "run": f"{name} less {rule}", "source": SOURCE}
     ids = book.add(kappa, **keep)

@@ -144,11 +144,12 @@ class _Drive:
         self.force = force
         self.env = env
         self.waiting = list(tasks)
-        self.running = {}  # job -> task
-        self.rows = {}  # name -> row of what is settled
-        self.failures = Counter()  # name -> attempts that failed
-        self.last_error = {}  # name -> (cell, error)
-        self.not_before = {}  # name -> time before which it is not asked for again
+        self.running: dict = {}  # job -> task
+        # by the name of a task:
+        self.rows: dict[str, dict] = {}  # what is settled
+        self.failures: Counter = Counter()  # attempts that failed
+        self.last_error: dict[str, tuple] = {}  # cell and error
+        self.not_before: dict[str, float] = {}  # time before which it is not asked for again
 
     def rows_as_they_come(self, show: Callable[[Iterable[Task]], None]) -> Iterator[dict]:
         """Rows as tasks are settled and attempts fail; every worker is kept busy meanwhile."""
@@ -160,6 +161,7 @@ class _Drive:
 
     def _settle_or_start(self):
         """Rows of waiting tasks that need no execution; the others start where a worker is free."""
+        # workers may come and go with a cluster, so they are counted anew each time
         n_free = self._n_workers() - len(self.running)
         ready = [task for task in self.waiting if all(need in self.rows for need in task.needs)]
         for task in ready:
@@ -195,6 +197,7 @@ class _Drive:
 
     def _start(self, task):
         attempt = self.failures[task.name] + 1
+        # pure=False: the same task may be tried again, and Dask must not answer from memory
         job = self.client.submit(
             run_task, task, attempt=attempt, force=self.force, env=self.env, pure=False
         )
@@ -259,6 +262,7 @@ def _row_of_job(job, task, *, attempt):
 
 def _run_claimed(task, claim, *, attempt, force, env):
     """dict, the row of one attempt in a folder that is ours."""
+    # a second attempt goes on from the checkpoint of the first, also under force
     _clear(task.folder, everything=force and attempt == 1)
     cells = plan_.notebook_cells(task.notebook)
     stands_on = plan_.results_read(task)  # as it is now: it may change while the notebook runs

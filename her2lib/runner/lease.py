@@ -22,7 +22,8 @@ from her2lib.files import make_folder, write_json
 BEAT_SECONDS = 5
 STALE_SECONDS = 60  # another machine's lease that was not refreshed for so long may be taken over
 FENCE_SECONDS = 30  # an owner that cannot refresh stops its writers, well before another may start
-LIVE = weakref.WeakSet()  # the leases of this process
+# the leases of this process
+LIVE: weakref.WeakSet = weakref.WeakSet()
 
 
 class Lease:
@@ -39,7 +40,8 @@ class Lease:
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         self.lost = False
-        self.guards = []  # a shell for every process group that must not outlive the lease
+        # a shell for every process group that must not outlive the lease
+        self.guards: list[subprocess.Popen] = []
         self.refreshed = time.monotonic()
         self.lock = threading.Lock()
         self.over = threading.Event()

@@ -16,6 +16,7 @@ from her2lib.study.config import NOTEBOOK_OF, REVIEW, Study
 from her2lib.study.fingerprints import VERSION, code_fingerprint, data_fingerprint
 
 REPORT = "10_report"
+CLAIMS = "11_map_faithfulness"  # judges the sentences of studies/claims.toml
 SAME_COST = ("network", "side_px", "n_train")  # runs that share these take about as long
 
 
@@ -47,7 +48,7 @@ def plan_tasks(study: Study) -> list[Task]:
     after = [name for name in notebooks if "06" <= name < "90" and name != REPORT]
     after += _extra_notebooks(study, notebooks)
     data = [data_fingerprint(study), study.data]
-    whole = [data, study.question, study.axes, study.extra_axes, study.maps, study.published]
+    whole: list = [data, study.question, study.axes, study.extra_axes, study.maps, study.published]
 
     tasks = _Tasks(study)
     for i, name in enumerate(before):
@@ -67,11 +68,21 @@ def plan_tasks(study: Study) -> list[Task]:
         stands_on = whole
         if name == REVIEW:
             stands_on = whole + study.readings
+        if name == CLAIMS:
+            stands_on = [*whole, _claims_text()]
         tasks.add(name, needs=so_far, reads=so_far, stands_on=stands_on)
     if REPORT in notebooks:
         so_far = tasks.names()
         tasks.add(REPORT, needs=so_far, reads=so_far, stands_on=whole)
     return list(tasks.by_name.values())
+
+
+def _claims_text():
+    """str, what studies/claims.toml says; "" where there is none."""
+    file = ROOT / "studies" / "claims.toml"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    return ""
 
 
 def is_complete(task: Task) -> dict | None:
@@ -129,6 +140,7 @@ def estimate(study: Study, *, only: str | None = None, force: bool = False) -> l
 def choose_tasks(tasks: list[Task], only: str | None) -> list[Task]:
     """list of Task whose names match a pattern such as 'vit*', and what they need."""
     by_name = {task.name: task for task in tasks}
+    # not only what it needs itself: also what that needs
     waiting = [name for name in by_name if only is None or fnmatch(name, only)]
     if not waiting:
         raise RunError(
@@ -203,15 +215,15 @@ def _why_old(table):
     # Whoever raises VERSION must ask whether that is still so.
     text = (
         "Made by another version of this kit, whose fingerprints of code cannot be compared with "
-        f"today's: {_counted(table, 'finished notebook')}, to be executed again"
+        f"today's: {_number_of(table, 'finished notebook')}, to be executed again"
     )
     trainings = [row for row in table if row["trains"]]
     if trainings:
-        text += f", with {_counted(trainings, 'network')}, to be trained again from the start"
+        text += f", with {_number_of(trainings, 'network')}, to be trained again from the start"
     return f"{text}."
 
 
-def _counted(rows, noun):
+def _number_of(rows, noun):
     if len(rows) == 1:
         return f"1 {noun}"
     return f"{len(rows)} {noun}s"
@@ -261,6 +273,7 @@ def _extra_notebooks(study: Study, notebooks: Iterable[str]) -> list[str]:
 def _name_or_path(study):
     """str, by which a notebook finds the study: its name, or the path of a file elsewhere."""
     file = study.file.resolve()
+    # a kernel starts in notebooks/, so only a name or a whole path means the same there
     if file.parent == (ROOT / "studies").resolve():
         return study.name
     return str(file)

@@ -25,7 +25,7 @@ class Board:
         self.total = total
         self.settled = 0
         self.next_look = 0.0
-        self.lines = []
+        self.lines: list[tqdm] = []
         self.bar = tqdm(total=total, desc="notebooks", unit="notebook", disable=not self.live)
 
     def show(self, tasks: Iterable) -> None:

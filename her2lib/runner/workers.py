@@ -77,7 +77,10 @@ def cluster(environments: list[dict[str, str]], scheduler: str | None = None) ->
     else:
         parts = _processes(environments)
         kernel_environment = {}
-    no_pages = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+    no_pages: dict[str, list] = {
+        "distributed.scheduler.http.routes": [],
+        "distributed.worker.http.routes": [],
+    }
     with (
         dask.config.set(no_pages),
         SpecCluster(**parts, silence_logs=logging.ERROR) as local,

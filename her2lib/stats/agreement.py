@@ -387,11 +387,13 @@ def _pairwise(ratings, groups, weights, resamples, seed):
     n_pairs = len(couples)
     if not n_pairs:
         return _Pairs(couples, [], np.empty((resamples, 0)), np.empty((n_groups, 0)))
-    cells = [group_sums(confusion_cells(ratings[:, i], ratings[:, j]), index) for i, j in couples]
-    sums = np.stack(cells, axis=1)  # (G,pairs,16)
+    by_pair = [group_sums(confusion_cells(ratings[:, i], ratings[:, j]), index) for i, j in couples]
+    sums = np.stack(by_pair, axis=1)  # (G,pairs,16)
     sizes = sums.sum(2)
     with np.errstate(all="ignore"):
-        drawn = resample_counts(n_groups, resamples, seed) @ sums.reshape(n_groups, -1)
+        # counted out, as -1 has no answer where nobody read a patch
+        cells = sums.reshape(n_groups, n_pairs * Q * Q)  # (G,pairs*16)
+        drawn = resample_counts(n_groups, resamples, seed) @ cells
         values = cohen_kappa(sums.sum(0).reshape(n_pairs, Q, Q), weights)
         draws = cohen_kappa(drawn.reshape(resamples, n_pairs, Q, Q), weights)
     estimates = []

@@ -48,10 +48,14 @@ def prepare_cohort(
     (table,), left_out_after = _keep_scores([table], study.data["scores"])
 
     # a patch that could not be decoded has no row in the store, so it loses its row here as well
-    stored = {"side_px": side_px, "folder": study.store}
-    skip_bad = study.data["skip_bad"]
-    patches = store.open_store(table, progress=progress, skip_bad=skip_bad, **stored)
-    lost = store.lost_patches(table, **stored)
+    patches = store.open_store(
+        table,
+        side_px=side_px,
+        folder=study.store,
+        progress=progress,
+        skip_bad=study.data["skip_bad"],
+    )
+    lost = store.lost_patches(table, side_px=side_px, folder=study.store)
     lost = lost.rename(columns={"name": "file"}).assign(severity="error")
     table = table[~table["name"].isin(lost["file"])].reset_index(drop=True)
     problems = pd.concat([*problems, lost], ignore_index=True)
@@ -116,6 +120,7 @@ def _with_reread_scores(study, table, names):
     """table with the scores of the study's CSV of re-read patches (patch, reread), if any."""
     if not study.reread_path:
         return table
+    # a score for a patch that is not there is a slip that would go unnoticed for ever
     reread = layouts.read_csv(study.reread_path)
     source = f"{study.reread_path.name} (reread under [data])"
     if not {"patch", "reread"} <= set(reread):

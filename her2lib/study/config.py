@@ -146,6 +146,7 @@ class Study:
         grids = [self.axes]
         for extra in self.extra_axes:
             grids.append({**first_values, **extra})
+        # by name, because a grid of extra_axes may name a run of the first grid again
         runs = {}
         for grid in grids:
             for values in itertools.product(*grid.values()):
@@ -270,6 +271,7 @@ def make_study(
     source = Path(path).expanduser().resolve()
     if not source.exists():
         raise StudyError(f"There is nothing at {path}: give a folder of patches or a manifest.csv.")
+    # a manifest is called manifest.csv everywhere: its folder says what it is of
     stem = source.stem
     if source.name == "manifest.csv":
         stem = source.parent.name

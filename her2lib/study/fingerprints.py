@@ -18,7 +18,7 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "captum", "
 def data_fingerprint(study: Study) -> str:
     """str over what the patches are: phantom settings, or names, sizes and times of the files."""
     beside = []
-    if study.data["external"]:
+    if study.data["external"] and study.external_path:
         beside.append(file_facts(study.external_path))
     if study.reread_path:
         beside.append(file_facts(study.reread_path))
@@ -47,13 +47,13 @@ def imported_modules(source: str) -> set[str]:
 
     A name that is no module comes through the door of its room: that counts as the whole room.
     """
-    names = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    modules = set()
+    modules: set[str] = set()
     for name in names:
         if name.split(".")[0] == "her2lib":
             modules |= _modules_behind(name.removeprefix("her2lib").removeprefix("."))

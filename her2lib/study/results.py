@@ -51,6 +51,7 @@ def run_tables(study: Study, name: str) -> pd.DataFrame:
     for run in _finished_runs(study):
         file = study.folder_of(run["run"]) / f"{name}.csv"
         if file.is_file():
+            # a patch or slide may be called "NA": only nan is no number
             table = pd.read_csv(file, keep_default_na=False, na_values=["nan", "NaN"])
             tables.append(table.assign(run=run["run"]))
     if not tables:
@@ -146,7 +147,7 @@ def shown_runs(study: Study) -> dict[str, str]:
         if run["label_shuffle"] == "none" and run["split"] == split
     ]
     is_sweep = len({names[run["run"]] for run in runs}) > MANY
-    first = {}
+    first: dict[str, str] = {}
     for run in runs:
         kind = names[run["run"]]
         if is_sweep:
@@ -178,6 +179,7 @@ def predictions_with_baselines(
     named = named[named["run"].isin(runs)]
     named = named[named["name"].isin(list(shown_runs(study))) | named["name"].map(is_null)]
 
+    # every run of a split has the same patches, so those of the first stand for all
     first = named[named["run"] == named["run"].iloc[0]]
     train_truth = first.loc[first["set"] == "train", "truth"]
     commonest = np.bincount(train_truth, minlength=len(SCORES)).argmax()
@@ -252,6 +254,7 @@ def evaluations(predictions: pd.DataFrame) -> list[Evaluation]:
     for (subset, name), rows in scored.groupby(["set", "name"], sort=False):
         runs = [run.sort_values("patch") for _, run in rows.groupby("run", sort=False)]
         first = runs[0]
+        # runs of several seeds are sorted alike, so patch i of one is patch i of the others
         groups, sample, warning = resampling_groups(
             first["patient"], first["slide"], first["patch"]
         )

@@ -46,7 +46,7 @@ class TrainingRun:
         for subset in ("val", "test", "external"):
             subsets[subset] = cohort.patches.take(np.flatnonzero(table["set"] == subset))
 
-        # a part of the training patches is whole groups too, so it is chosen among the rows
+        # whole slides or patients are left out, as they are when sets are made
         taken = splits.take_fraction(table, fraction=axes["n_train"], seed=axes["seed"])
         in_training = (table["set"] == "train") & table["name"].isin(taken["name"])
         subsets["train"] = cohort.patches.take(np.flatnonzero(in_training))
@@ -66,6 +66,7 @@ class TrainingRun:
 
     def shape_table(self, data: "TrainingData") -> pd.DataFrame:
         """DataFrame, the shapes of a patch, of what the network makes of it, and its size."""
+        # one patch is enough: shapes are those of a patch
         tap = self.net.tap(models.normalise(data.train.images[:1], self.net))
         shapes = {
             "patch": data.train.images.shape[1:],
@@ -176,6 +177,7 @@ class FinishedRun:
 
 def _predict_sets(net, data, *, run):
     """DataFrame predictions.csv: every patch of every set that has patches, scored once."""
+    # a study without an external set has no patches there, and no rows
     tables = []
     for subset, patches in data.subsets.items():
         if len(patches):

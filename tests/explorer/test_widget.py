@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from her2lib.data.images import read_pixels
 from her2lib.explorer.notes import read_notes
@@ -35,8 +36,6 @@ def add_patch(name, content):
 
 
 def png():
-    from PIL import Image
-
     picture = BytesIO()
     Image.new("RGB", (70, 70), "white").save(picture, "PNG")
     return picture.getvalue()

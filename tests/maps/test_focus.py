@@ -1,4 +1,4 @@
-"""Focus against numbers worked out on paper: shares, depth bands, scatter, pointing, attention distance, register-like tokens."""
+"""Focus against numbers worked out on paper: mass, depth, scatter, pointing, attention."""
 
 import math
 
@@ -9,8 +9,6 @@ import torch
 
 from her2lib.maps import attribution, focus
 from her2lib.networks import models
-from her2lib.stats.intervals import Estimate
-from her2lib.study import claims as claims_
 
 
 def square(side=64, low=16, high=48):
@@ -43,9 +41,8 @@ def test_an_even_map_has_the_focus_of_chance():
     assert table.entropy == pytest.approx(1)
     assert table.gini == pytest.approx(0)
     assert math.isnan(table.edge_share)
-    assert math.isnan(
-        table.edge_to_centre
-    )  # 16 px deep at 1 um per px: nothing lies deeper than 30 um
+    # 16 px deep at 1 um per px: nothing lies deeper than 30 um
+    assert math.isnan(table.edge_to_centre)
     assert focus.edge_to_centre(torch.ones(1, 64, 64), square(), mpp=2.5)[0] == pytest.approx(1)
 
 
@@ -63,9 +60,8 @@ def test_edge_to_centre_is_the_ratio_of_densities_whatever_the_areas(mpp, depth_
 
 def test_bands_name_their_unit_and_take_no_cut_for_an_edge():
     tumour = torch.zeros(3, 64, 64, dtype=torch.bool)
-    tumour[:2, :, :32] = (
-        True  # touches three borders of the patch; its only edge is the line in the middle
-    )
+    # touches three borders of the patch; its only edge is the line in the middle
+    tumour[:2, :, :32] = True
     tumour[2] = True  # no edge at all
     maps = torch.zeros(3, 64, 64)
     maps[:, :, 0] = 1.0
@@ -75,13 +71,11 @@ def test_bands_name_their_unit_and_take_no_cut_for_an_edge():
     assert table[table.patch == 1].unit.eq("um").all()
     first = table[table.patch == 0]
     assert first.area.tolist() == pytest.approx([7 / 32, 7 / 32, 14 / 32, 4 / 32])
-    assert first.mass.tolist() == pytest.approx(
-        [0, 0, 0, 1]
-    )  # the first column lies 32 px under the edge
+    # the first column lies 32 px under the edge
+    assert first.mass.tolist() == pytest.approx([0, 0, 0, 1])
     assert first.density.tolist() == pytest.approx([0, 0, 0, 8])
-    assert table[table.patch == 1].area.tolist() == pytest.approx(
-        [3 / 32, 4 / 32, 8 / 32, 17 / 32]
-    )  # 15, 30, 60 um
+    second = table[table.patch == 1]
+    assert second.area.tolist() == pytest.approx([3 / 32, 4 / 32, 8 / 32, 17 / 32])  # 15, 30, 60 um
     assert np.isnan(focus.edge_to_centre(maps, tumour)[2])
 
 
@@ -107,9 +101,8 @@ def test_pointing_asks_what_lies_at_the_highest_cell():
     maps = torch.zeros(2, 4, 4)
     maps[0, 1, 1] = maps[1, 0, 1] = 1.0
     assert focus.pointing(maps, square().expand(2, -1, -1)).tolist() == [1, 0]
-    assert (
-        focus.pointing(maps[:1], square(64, 24, 48)).item() == 0.25
-    )  # 8 x 8 of the cell's 16 x 16 px
+    # 8 x 8 of the cell's 16 x 16 px
+    assert focus.pointing(maps[:1], square(64, 24, 48)).item() == 0.25
 
 
 def test_attention_distance_of_identity_and_of_uniform_attention():
@@ -120,12 +113,10 @@ def test_attention_distance_of_identity_and_of_uniform_attention():
     assert distance(torch.full((4, 4), 0.25), (2, 2)) == pytest.approx(
         (0 + 1 + 1 + math.sqrt(2)) / 4
     )
-    assert distance(torch.full((3, 3), 1 / 3), (1, 3)) == pytest.approx(
-        (3 + 2 + 3) / 9
-    )  # queries: 0+1+2, 1+0+1, 2+1+0
-    with_prefix = torch.full(
-        (5, 5), 0.2
-    )  # one pooled token: it has no place, its share is taken out
+    # queries: 0+1+2, 1+0+1, 2+1+0
+    assert distance(torch.full((3, 3), 1 / 3), (1, 3)) == pytest.approx((3 + 2 + 3) / 9)
+    # one pooled token: it has no position, its part is taken out
+    with_prefix = torch.full((5, 5), 0.2)
     assert distance(with_prefix, (2, 2), pitch_px=16) == pytest.approx(16 * (2 + math.sqrt(2)) / 4)
 
 
@@ -134,10 +125,10 @@ def test_attention_distances_of_a_network_in_px_and_um():
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     table = focus.attention_distances(net, x, mpp=[2.0, float("nan")])
     assert table.groupby(["patch", "layer", "head"]).ngroups == len(table) == 2 * 12 * 3
-    own = focus.attention_distance(
+    expected = focus.attention_distance(
         net.tap(x, attention=(5,)).attention[5].detach(), (4, 4), pitch_px=16
     )
-    assert np.allclose(table[table.layer == 5].distance_px, own.flatten())
+    assert np.allclose(table[table.layer == 5].distance_px, expected.flatten())
     first, second = table[table.patch == 0], table[table.patch == 1]
     assert np.allclose(first.distance_um, 2 * first.distance_px)
     assert second.distance_um.isna().all()
@@ -170,11 +161,8 @@ def test_every_map_of_a_network_has_a_focus():
 
 def test_chance_is_the_mean_of_maps_with_the_same_values_placed_by_chance():
     maps = torch.zeros(2, 8, 8)
-    maps[:, 2, 3] = (
-        # one spot: its share on a quarter of the patch is 0 or 1 in every draw, its scatter always
-        # 0
-        4.0
-    )
+    # one spot: its mass on a quarter of the patch is 0 or 1 in every draw, its scatter always 0
+    maps[:, 2, 3] = 4.0
     masks = {"tumour": square().expand(2, -1, -1)}
 
     def generators(seed):
@@ -196,10 +184,10 @@ def test_truth_comes_from_the_files_beside_the_phantoms_at_the_asked_side(tmp_pa
     inside[:4, 4:] = True
     np.savez(tmp_path / "a.npz", tumour=inside, deciding=~inside)
     np.savez(tmp_path / "b.npz", tumour=~inside, deciding=inside)
-    found = focus.read_truth(tmp_path, ["b.png", "a.png"], side_px=4)
-    assert found["tumour"].shape == (2, 4, 4)
-    assert found["tumour"][1].nonzero().tolist() == [[0, 2], [0, 3], [1, 2], [1, 3]]
-    assert torch.equal(found["tumour"][0], found["deciding"][1])
+    masks = focus.read_truth(tmp_path, ["b.png", "a.png"], side_px=4)
+    assert masks["tumour"].shape == (2, 4, 4)
+    assert masks["tumour"][1].nonzero().tolist() == [[0, 2], [0, 3], [1, 2], [1, 3]]
+    assert torch.equal(masks["tumour"][0], masks["deciding"][1])
     with pytest.raises(FileNotFoundError):
         focus.read_truth(tmp_path, ["c.png"], side_px=4)
 
@@ -212,141 +200,26 @@ def test_means_resample_the_units_of_the_patches_that_a_group_has():
             "value": [1.0, 3.0, 5.0, math.nan, 2.0, 4.0],
         }
     )
-    found = focus.mean_table(
-        table, ["value"], by=["name"], groups=pd.Series([7, 7, 8, 9], name="slides"), resamples=200
-    ).set_index("name")
-    assert found.value.to_dict() == {"a": 3, "b": 3}
-    assert found.n.to_dict() == {"a": 3, "b": 2}
-    assert found.sample.to_dict() == {"a": "patches of 2 slides", "b": "patches of 2 slides"}
-    assert (found.low.iloc[0], found.high.iloc[0]) == (
-        2,
-        5,
-    )  # slides 7 and 8 have the means 2 and 5
-
-
-@pytest.mark.parametrize(
-    ("interval", "null", "says", "word"),
-    [
-        ((0.1, 0.3), 0.0, "above", "confirmed"),
-        ((0.1, 0.3), 0.0, "below", "refuted"),
-        ((-0.3, -0.1), 0.0, "below", "confirmed"),
-        ((-0.3, -0.1), 0.0, "above", "refuted"),
-        ((-0.1, 0.3), 0.0, "above", "undecided"),
-        ((0.0, 0.0), 0.0, "above", "undecided"),
-        ((0.1, 0.3), (0.2, 0.4), "above", "undecided"),
-        ((0.5, 0.6), (0.2, 0.4), "above", "confirmed"),
-        ((0.1, 0.15), (0.2, 0.4), "above", "refuted"),
-    ],
-)
-def test_a_verdict_needs_intervals_that_lie_clear_of_each_other(interval, null, says, word):
-    def estimate(low, high):
-        return Estimate((low + high) / 2, low, high, 20, "patches")
-
-    null = estimate(*null) if isinstance(null, tuple) else null
-    assert focus.judge_estimate(estimate(*interval), null, says=says)[0] == word
-
-
-def test_a_verdict_that_cannot_be_reached_says_why():
-    sure, none = (
-        Estimate(1.0, 0.9, 1.1, 20, "patches"),
-        Estimate(math.nan, math.nan, math.nan, 0, "patches", "there are no patches"),
-    )
-    assert focus.judge_estimate(sure, says="above", broken="ViT collapsed") == (
-        "undecided",
-        "ViT collapsed",
-    )
-    assert focus.judge_estimate(none, says="above") == ("undecided", "there are no patches")
-    assert focus.judge_estimate(sure, none, says="above")[0] == "undecided"
-    noted = Estimate(
-        1.0, 0.9, 1.1, 4, "patches", "interval from the 90% of resamples in which it is defined"
-    )
-    assert focus.judge_estimate(noted, says="above") == (
-        "confirmed",
-        f"the whole interval lies above the null; {noted.note}",
-    )
-    assert focus.judge_estimate(sure, says="above", groups=10)[0] == "confirmed"
-    assert focus.judge_estimate(sure, says="above", groups=9) == (
-        "undecided",
-        "only 9 independent patients or slides, 10 are needed",
-    )
-    with pytest.raises(ValueError, match="'above' or 'below'"):
-        focus.judge_estimate(sure, says="more")
-
-
-def told(**columns):
-    """focus() of two patches for three networks: a map stands 0.2 above its null, the hybrid's entropy 0.1 under ViT's."""
-    rows = []
-    for kind, entropy in {"resnet18": 0.5, "vit": 0.9, "hybrid": 0.8}.items():
-        for method in ("grad_cam", "relevance")[: 1 + (kind != "resnet18")]:
-            for null, share in ((False, 0.7), (True, 0.5)):
-                rows += [
-                    {
-                        "kind": kind,
-                        "method": method,
-                        "null": null,
-                        "patch": i,
-                        "edge_share": share,
-                        "share_tumour": share,
-                        "entropy": entropy,
-                    }
-                    for i in (0, 1)
-                ]
-    return pd.DataFrame(rows).assign(**columns)
-
-
-def test_every_claim_of_the_study_becomes_a_difference_from_its_null():
-    far, lost = (
-        {"vit": np.array([3.0, 5.0])},
-        {
-            "resnet18": np.array([1.0, 0.0]),
-            "vit": np.array([0.0, 0.0]),
-            "hybrid": np.array([0.0, 1.0]),
-        },
-    )
-    claims = claims_.claims(
-        told(), right={"resnet18": np.array([True, False])}, farther=far, lost=lost
-    )
-    values = {(claim.networks, claim.measured): claim.values for claim in claims}
-    edge, tumour, less = (
-        f"{what} less {than}"
-        for what, than in (
-            ("edge share", "its null"),
-            ("share on tumour", "its null"),
-            ("scatter (entropy)", "that of the other"),
-        )
-    )
-    assert np.allclose(
-        values[("resnet18",), edge], [0.2, math.nan], equal_nan=True
-    )  # the right patch only
-    assert np.allclose(
-        values[("resnet18",), tumour], [math.nan, 0.2], equal_nan=True
-    )  # the wrong patch only
-    assert np.allclose(values[("vit",), tumour], 0.2)
-    assert np.allclose(values[("vit", "resnet18"), less], 0.4)
-    assert np.allclose(values[("hybrid", "vit"), less], -0.1)
-    assert np.allclose(values[("hybrid",), edge], 0.2)
-    assert [claim.says for claim in claims if claim.measured == less] == ["above", "below"]
-    position = [claim.values.tolist() for claim in claims if "position" in claim.text]
-    assert position == [[1, 0], [0, 1]]
-    assert len({(claim.networks, claim.measured) for claim in claims}) == len(claims) == 9
-
-
-def test_a_claim_on_a_network_that_was_not_trained_has_no_value():
-    claims = claims_.claims(told().query("kind == 'hybrid'"), right={}, farther={}, lost={})
-    assert {claim.networks for claim in claims if np.isfinite(claim.values).any()} == {("hybrid",)}
-    assert all(claim.values.shape == (2,) for claim in claims)
+    groups = pd.Series([7, 7, 8, 9], name="slides")
+    means = focus.mean_table(table, ["value"], by=["name"], groups=groups, resamples=200)
+    means = means.set_index("name")
+    assert means["value"].to_dict() == {"a": 3, "b": 3}
+    assert means["n"].to_dict() == {"a": 3, "b": 2}
+    assert means["sample"].to_dict() == {"a": "patches of 2 slides", "b": "patches of 2 slides"}
+    # slides 7 and 8 have the means 2 and 5
+    assert (means["low"].iloc[0], means["high"].iloc[0]) == (2, 5)
 
 
 def test_attention_by_weights_names_the_weights_and_counts_the_tokens():
     nets = {
-        word: models.create("hybrid", side_px=64, weights="none", seed=seed)
-        for word, seed in (("untrained", 0), ("trained", 1))
+        weights: models.create("hybrid", side_px=64, weights="none", seed=seed)
+        for weights, seed in (("untrained", 0), ("trained", 1))
     }
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     table = focus.attention_by_weights(nets, x, mpp=2.0)
     assert table.weights.unique().tolist() == ["untrained", "trained"]
-    own = focus.attention_distances(nets["trained"], x, mpp=2.0)
-    assert np.allclose(table[table.weights == "trained"].distance_um, own.distance_um)
+    trained = focus.attention_distances(nets["trained"], x, mpp=2.0)
+    assert np.allclose(table[table.weights == "trained"].distance_um, trained.distance_um)
     assert table.groupby(["weights", "patch"]).tokens.nunique().eq(1).all()
     assert (
         table[table.weights == "trained"].groupby("patch").tokens.first().tolist()

@@ -94,6 +94,14 @@ def test_a_module_that_a_notebook_imports_counts(root, monkeypatch):
     assert changed(before, marks(root)) == {"06_compare_models", "10_report"}
 
 
+def test_other_claims_are_judged_again(root):
+    write_tiny_study(root)
+    write_notebook(root, plan.CLAIMS, "x = 1")
+    before = marks(root)
+    (root / "studies" / "claims.toml").write_text("# none", encoding="utf-8")
+    assert changed(before, marks(root)) == {plan.CLAIMS, plan.REPORT}
+
+
 def test_another_seed_leaves_the_first_run_as_it_is(root):
     write_tiny_study(root, seeds=(0,))
     before = marks(root)

@@ -223,6 +223,13 @@ def test_agreement_of_one_rater_is_refused():
         agreement.kappa_table(ratings[:, :1], ["P1"], groups=groups, weights="linear")
 
 
+def test_a_table_of_no_patches_says_that_there_are_none():
+    ratings = np.zeros((0, 2), int)
+    table = agreement.kappa_table(ratings, ["P1", "P2"], groups=np.zeros(0), weights="quadratic")
+    assert table.value.isna().all()
+    assert table.note.tolist() == ["no patch has both ratings"]
+
+
 def test_human_range_says_where_a_network_stands():
     ratings, groups = raters()
     networks = ["good", "shuffled"]
