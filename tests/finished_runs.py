@@ -10,19 +10,14 @@ from her2lib.study import config, results
 CERTAIN = np.eye(4)
 
 
-def finished_study(folder, monkeypatch, text="", *, name="made", **verdicts):
-    """Study of this TOML text below a folder, every run of which says that it is complete.
-
-    verdicts {run, - and % as _: why it collapsed}; the others did not collapse.
-    """
+def finished_study(folder, monkeypatch, text=""):
+    """Study "made" of this TOML text below a folder; every run says that it is complete."""
     monkeypatch.setattr(files, "REPORTS", folder / "reports")
-    file = folder / f"{name}.toml"
+    file = folder / "made.toml"
     file.write_text(text, encoding="utf-8")
     study = config.load_study(str(file))
     for number, run in enumerate(study.runs()):
         finish(study, run["run"], fluctuation=number / 10)
-    for run, verdict in verdicts.items():
-        finish(study, run, verdict=verdict)
     return study
 
 

@@ -7,7 +7,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from scipy.stats import rankdata
-from torch import nn
 
 from her2lib import stain
 from her2lib.maps import attribution, focus, imputation, inside
@@ -21,7 +20,7 @@ SHARES = tuple(share / 10 for share in range(1, 10))  # of the pixels imputed by
 
 
 def faithfulness_scores(
-    net: nn.Module,
+    net: models.Net,
     x: torch.Tensor,
     *,
     maps: torch.Tensor,
@@ -184,7 +183,7 @@ def map_similarity(
 
 
 def similarity_under_change(
-    net: nn.Module,
+    net: models.Net,
     images: torch.Tensor,
     *,
     score: int | str | torch.Tensor,
@@ -224,14 +223,14 @@ def sanity(net, x, *, score, method=attribution.grad_cam, stages=8, seed=0):
     return pd.concat(tables, ignore_index=True)
 
 
-def randomised_copies(net: nn.Module, *, stages: int = 8, seed: int = 0) -> Iterator[tuple]:
+def randomised_copies(net: models.Net, *, stages: int = 8, seed: int = 0) -> Iterator[tuple]:
     """(stage, module reached, copy of net), ever more tensors shuffled from output to input.
 
     It is one copy that is shuffled on, so each is to be used before the next is asked for.
     """
     net = copy.deepcopy(net)
     # from the output to the input, so that a map which reads only the first layers is found out
-    owners = []
+    owners: list[tuple[str, list]] = []
     for name, module in net.named_modules():
         tensors = list(module.parameters(recurse=False))
         if tensors:

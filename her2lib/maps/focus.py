@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt
 
 from her2lib.maps import attribution, inside
+from her2lib.networks import models
 from her2lib.stats.intervals import bootstrap, mean
 
 # the tumour's edge: two to three carcinoma cells; 14 px is 30 um where 224 px show 480 um
@@ -30,7 +31,7 @@ def focus(
     maps: torch.Tensor,
     masks: Mapping[str, torch.Tensor],
     *,
-    mpp: float | Sequence[float] | None = None,
+    mpp: float | Sequence[float] | np.ndarray | None = None,
     grid: int = 7,
 ) -> pd.DataFrame:
     """DataFrame, a row per patch of maps (B,h,w): where its positive mass lies.
@@ -178,7 +179,7 @@ def attention_distance(attention, grid, *, pitch_px=1.0):
 
 
 def attention_distances(
-    net: torch.nn.Module, x: torch.Tensor, *, mpp: float | Sequence[float] | None = None
+    net: models.Net, x: torch.Tensor, *, mpp: float | Sequence[float] | np.ndarray | None = None
 ) -> pd.DataFrame:
     """DataFrame, a row per patch, layer and head: distance_px of the input, and distance_um.
 
@@ -217,10 +218,10 @@ def high_norm_tokens(net, x, *, times=REGISTER_TIMES):
 
 
 def attention_by_weights(
-    nets: Mapping[str, torch.nn.Module],
+    nets: Mapping[str, models.Net],
     x: torch.Tensor,
     *,
-    mpp: float | Sequence[float] | None = None,
+    mpp: float | Sequence[float] | np.ndarray | None = None,
 ) -> pd.DataFrame:
     """DataFrame, attention_distances of {weights: net}; tokens: the patch's high-norm ones."""
     tables = []

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
 from her2lib import plots
 from her2lib.files import ROOT
@@ -43,9 +42,7 @@ def study_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def phantom_gallery(
-    phantoms: Sequence[Phantom], images: torch.Tensor, rule: torch.Tensor
-) -> Figure:
+def phantom_gallery(phantoms: Sequence[Phantom], images: torch.Tensor, rule: torch.Tensor):
     """Figure of phantoms with the score that each was made for and the rule's value of it."""
     titles = []
     for phantom, value in zip(phantoms, rule, strict=True):

@@ -18,7 +18,7 @@ from her2lib.study.results import case_caption, surest_cases
 
 NO_ATTENTION = Html("<p>No network of this study has attention.</p>")
 DRAWN_AS = f"drawn as: {plots.SCALING}."
-ABLATED = {
+ABLATED: dict[str, tuple] = {
     "accuracy": (accuracy, {}, "share given the true score"),
     "kappa": (kappa, {"weights": "quadratic"}, "quadratic-weighted kappa"),
 }

@@ -55,6 +55,7 @@ class Claim:
         first = evidence[self.networks[0]]
         key = (self.measure, self.map)
         values = first.measures.get(key, unknown)
+        # what a claim says is judged against chance or another network, seldom by itself
         if self.less == "its null":
             values = values - first.nulls.get(key, unknown)
         if self.less == "the other":
@@ -183,6 +184,7 @@ def _checked_claim(row, file_name):
     for key, choices in CHOICES.items():
         if row[key] not in choices:
             raise StudyError(f"{file_name}: {title}: {key} is one of {choices}, not {row[key]!r}.")
+    # a claim against another network needs one to be against
     if not row["networks"] or (row["less"] == "the other" and len(row["networks"]) < 2):
         raise StudyError(f"{file_name}: {title}: networks names too few networks.")
     return Claim(**{**row, "networks": tuple(row["networks"])})

@@ -23,7 +23,7 @@ from her2lib.study import config
 
 WRITE = """
 from her2lib.study.config import load_study
-place = load_study(study_name).folder_of(run)
+folder = load_study(study_name).folder_of(run)
 """
 LISTENING = """
 import os, time
@@ -65,11 +65,11 @@ class TestExecute:
         }
         assert first.exit_code == 1
         assert "cell 4 of failed.ipynb): last line" in str(first)
-        place = loaded(root).folder_of(f"{RUN}1")
-        assert (place / "failed.ipynb").is_file()
-        assert not (place / "notebook.ipynb").exists()
+        folder = loaded(root).folder_of(f"{RUN}1")
+        assert (folder / "failed.ipynb").is_file()
+        assert not (folder / "notebook.ipynb").exists()
         assert [
-            row["task"] for row in json.loads((place.parent / "failures.json").read_text())
+            row["task"] for row in json.loads((folder.parent / "failures.json").read_text())
         ] == [f"{RUN}1"]
         printed = capsys.readouterr()
         assert not set("\r\x1b") & set(printed.out + printed.err)
@@ -81,8 +81,8 @@ class TestExecute:
         mended = execute.execute_study(loaded(root), progress=False)
         assert states(mended) == {"s0": "skipped", "s1": "done", "10_report": "done"}
         assert mended.exit_code == 0
-        assert not (place / "failed.ipynb").exists()
-        assert json.loads((place.parent / "failures.json").read_text()) == []
+        assert not (folder / "failed.ipynb").exists()
+        assert json.loads((folder.parent / "failures.json").read_text()) == []
 
     def test_a_kernel_that_dies_is_a_failure_with_its_cell_and_blocks_what_hangs_on_it(self, root):
         write_tiny_study(root)
@@ -106,12 +106,14 @@ class TestExecute:
         cells = json.loads(
             (loaded(root).folder_of("00_start_here") / "notebook.ipynb").read_text()
         )["cells"]
-        said = " ".join("".join(output["text"]) for cell in cells[3:] for output in cell["outputs"])
-        assert "listening [] of" in said
-        assert int(said.split("of ")[1].split()[0]) >= 5  # the kernel's own sockets were seen
-        assert "from a fork" in said
-        assert said.split()[-1] == str(root / "notebooks")
-        assert until(lambda: not living(int(said.split("child ")[1].split()[0])))
+        printed = " ".join(
+            "".join(output["text"]) for cell in cells[3:] for output in cell["outputs"]
+        )
+        assert "listening [] of" in printed
+        assert int(printed.split("of ")[1].split()[0]) >= 5  # the kernel's own sockets were seen
+        assert "from a fork" in printed
+        assert printed.split()[-1] == str(root / "notebooks")
+        assert until(lambda: not living(int(printed.split("child ")[1].split()[0])))
 
     def test_force_begins_with_an_empty_folder(self, root):
         write_tiny_study(
@@ -119,7 +121,7 @@ class TestExecute:
             around=(),
             training=(
                 WRITE,
-                "made = place / 'made'\nassert not made.exists()\nmade.write_text('x')",
+                "made = folder / 'made'\nassert not made.exists()\nmade.write_text('x')",
             ),
         )
         assert (
@@ -175,10 +177,10 @@ class TestExecute:
     def test_sharing_a_gpu_says_what_memory_it_costs(self, root, capsys):
         write_tiny_study(root)
         execute.execute_study(loaded(root), per_gpu=3, dry_run=True)
-        said = capsys.readouterr().out
+        printed = capsys.readouterr().out
         each = workers.memory_gb("resnet18", side_px=224)
-        assert f"3 runs share each GPU: at most {3 * each:.1f} GB" in said
-        assert "estimate" in said
+        assert f"3 runs share each GPU: at most {3 * each:.1f} GB" in printed
+        assert "estimate" in printed
         execute.execute_study(loaded(root), dry_run=True)
         assert "share each GPU" not in capsys.readouterr().out
 
@@ -214,12 +216,12 @@ ONE_RUN = (
     WRITE
     + """
 import os, time
-with open(place / "starts", "a") as file:
+with open(folder / "starts", "a") as file:
     file.write("x")
 for step in range(STEPS):
-    (place / "beat").write_text(str(os.getpid()))
+    (folder / "beat").write_text(str(os.getpid()))
     time.sleep(0.1)
-(place / "result").write_text(run[-3:])
+(folder / "result").write_text(run[-3:])
 """
 )
 MAIN = """
@@ -261,27 +263,27 @@ def finished(root):
 
 def ours(root):
     """list of living processes started for this project, kernels and watchers included."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(
             psutil.NoSuchProcess, psutil.AccessDenied
         ):  # a zombie counts as gone
             mine = process.environ().get("HER2_ROOT") == str(root) and process.pid != os.getpid()
-            found += [process] * (mine and process.status() != psutil.STATUS_ZOMBIE)
-    return found
+            processes += [process] * (mine and process.status() != psutil.STATUS_ZOMBIE)
+    return processes
 
 
 def listening(processes):
     """set of the addresses on which these processes listen."""
-    found = set()
+    addresses = set()
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):  # a kernel that has just ended
-            found |= {
+            addresses |= {
                 end.laddr.ip
                 for end in process.net_connections("tcp")
                 if end.status == psutil.CONN_LISTEN
             }
-    return found
+    return addresses
 
 
 @pytest.mark.parametrize(("n", "kills"), [(5, 1), pytest.param(20, 2, marks=pytest.mark.slow)])
@@ -300,16 +302,16 @@ def test_killed_workers_and_a_killed_main_process_cost_only_what_was_running(roo
     assert until(lambda: not ours(root)), ours(root)
 
     beats = {file: file.read_text() for file in (root / "reports").glob("**/beat")}
-    kept = {file: file.stat().st_mtime_ns for file in finished(root)}
+    receipts = {file: file.stat().st_mtime_ns for file in finished(root)}
     time.sleep(0.3)
     assert beats == {
         file: file.read_text() for file in (root / "reports").glob("**/beat")
     }  # nobody goes on writing
-    assert 0 < len(kept) < n
+    assert 0 < len(receipts) < n
     mains = [started(root, slots=1) for _ in range(kills)]  # with two, as from two machines at once
     assert {main.wait() for main in mains} == {0}
     assert len(finished(root)) == n
-    assert kept == {file: file.stat().st_mtime_ns for file in kept}
+    assert receipts == {file: file.stat().st_mtime_ns for file in receipts}
     assert results(root) == {
         f"{RUN}{seed}": f"{RUN}{seed}"[-3:] for seed in range(n)
     }  # as of an undisturbed study

@@ -139,11 +139,11 @@ def living(pid):
 
 def members(group):
     """list of the living processes of a process group."""
-    found = []
+    pids = []
     for pid in filter(living, psutil.pids()):
         with contextlib.suppress(ProcessLookupError):
-            found += [pid] * (os.getpgid(pid) == group)
-    return found
+            pids += [pid] * (os.getpgid(pid) == group)
+    return pids
 
 
 def until(condition, seconds=20):

@@ -20,7 +20,7 @@ def test_durations_and_sentences():
 
 
 @pytest.mark.parametrize(
-    ("told", "shown"),
+    ("training", "shown"),
     [
         (
             {"epoch": 3, "epochs": 10, "kappa": 0.4123, "seconds_left": 12.4},
@@ -34,9 +34,9 @@ def test_durations_and_sentences():
         (None, "starting"),
     ],
 )
-def test_a_training_says_its_epoch_kappa_and_time_left(told, shown, tmp_path):
-    if told:
-        (tmp_path / "progress.json").write_text(json.dumps(told))
+def test_a_training_says_its_epoch_kappa_and_time_left(training, shown, tmp_path):
+    if training:
+        (tmp_path / "progress.json").write_text(json.dumps(training))
     assert progress.doing(tmp_path) == shown
 
 
@@ -49,12 +49,12 @@ def test_a_log_file_gets_plain_lines_and_nothing_about_what_was_skipped(capsys, 
     shown.show([SimpleNamespace(name="b", folder=tmp_path)])  # too soon to say it again
     shown.settle({**row, "state": "done"})
     shown.close()
-    said = capsys.readouterr()
-    tried, running, done = said.out.splitlines()
+    printed = capsys.readouterr()
+    tried, running, done = printed.out.splitlines()
     assert tried == "[  1/3] a: failed in 9 s, is tried again: why"
     assert running.strip() == "b: starting"
     assert done == "[  2/3] a: done in 9 s"
-    assert said.err == ""
+    assert printed.err == ""
 
 
 def test_a_terminal_gets_a_bar_and_a_line_per_notebook(capsys, monkeypatch, tmp_path):
@@ -70,8 +70,8 @@ def test_a_terminal_gets_a_bar_and_a_line_per_notebook(capsys, monkeypatch, tmp_
         {"task": "a", "state": "done", "seconds": 9, "tries": 0, "cell": None, "error": ""}
     )
     shown.close()
-    said = capsys.readouterr().err
-    assert "0/2" in said
-    assert "1/2" in said
-    assert "first: starting" in said
-    assert "second: starting" in said
+    printed = capsys.readouterr().err
+    assert "0/2" in printed
+    assert "1/2" in printed
+    assert "first: starting" in printed
+    assert "second: starting" in printed

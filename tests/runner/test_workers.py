@@ -13,9 +13,9 @@ def test_each_worker_sees_one_gpu_and_its_share_of_cores(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(24)), raising=False)
-    found = workers.slots(per_gpu=3)
-    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in found] == ["2", "5"] * 3
-    assert {slot["OMP_NUM_THREADS"] for slot in found} == {"4"}
+    environments = workers.slots(per_gpu=3)
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in environments] == ["2", "5"] * 3
+    assert {slot["OMP_NUM_THREADS"] for slot in environments} == {"4"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert workers.slots() == [
         dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "24")

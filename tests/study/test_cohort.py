@@ -77,14 +77,14 @@ def test_official_keeps_the_given_test_set_grouped_cuts_no_slide_random_says_so(
         split: cohort.prepare_cohort(data(), side_px=32, split=split, progress=False)
         for split in splits
     }
-    given = set(table["official"].table.query("set == 'test'")["slide"])
-    assert given == {"slide8", "slide9"}
+    official_test = set(table["official"].table.query("set == 'test'")["slide"])
+    assert official_test == {"slide8", "slide9"}
     for split, prepared in table.items():
-        own = prepared.table[prepared.table["set"] != "external"]
-        whole = (own.groupby("slide")["set"].nunique() == 1).all()
+        cohort_rows = prepared.table[prepared.table["set"] != "external"]
+        whole = (cohort_rows.groupby("slide")["set"].nunique() == 1).all()
         assert whole == (split != "random")
         assert (cohort.RANDOM in prepared.notes) == (split == "random")
-    assert set(table["grouped"].table.query("set == 'test'")["slide"]) != given
+    assert set(table["grouped"].table.query("set == 'test'")["slide"]) != official_test
     assert not any("No slide is known" in note for note in table["random"].notes)
 
 
@@ -121,6 +121,6 @@ def test_a_grouped_split_without_slides_uses_recovered_groups(data, tmp_path):
     prepared = cohort.prepare_cohort(data(), side_px=32, split="grouped", progress=False)
     assert "sensitivity analysis, never a patient split" in prepared.notes[0]
     group = cohort.recovered_groups(data(), prepared.table, progress=False)
-    own = (prepared.table["set"] != "external").to_numpy()
-    assert prepared.table[own].groupby(group[own])["set"].nunique().max() == 1
+    in_cohort = (prepared.table["set"] != "external").to_numpy()
+    assert prepared.table[in_cohort].groupby(group[in_cohort])["set"].nunique().max() == 1
     assert (prepared.table["slide"] == "").all()

@@ -119,12 +119,12 @@ def test_a_run_starts_from_a_file_or_from_the_same_network_of_another_study(tmp_
         (row["network"], row["seed"], row["weights"]): row
         for row in config.load_study(write(tmp_path, text, "second.toml")).runs()
     }
-    word = f"study:{first}"
+    start_of_study = f"study:{first}"
     assert config.load_study(first).start(row["hybrid", 1, "none"]) == "none"
     with pytest.raises(config.StudyError, match=r"hybrid-as_presented.* run that study first"):
-        config.load_study(first).start(row["hybrid", 1, word])
+        config.load_study(first).start(row["hybrid", 1, start_of_study])
     with pytest.raises(config.StudyError, match=r"vit_tiny-as_presented.* run that study"):
-        config.load_study(first).start(row["vit_tiny", 1, word])
+        config.load_study(first).start(row["vit_tiny", 1, start_of_study])
     for seed in (0, 1):
         files.write_bytes(
             config.load_study(first).folder_of(f"hybrid-as_presented-imagenet-64px-n100-s{seed}")
@@ -132,9 +132,9 @@ def test_a_run_starts_from_a_file_or_from_the_same_network_of_another_study(tmp_
             b"x",
         )
     assert "-s1/" in config.load_study(first).start(
-        row["hybrid", 1, word]
+        row["hybrid", 1, start_of_study]
     )  # the same seed where there is one
-    assert "-s0/" in config.load_study(first).start(row["hybrid", 9, word])
+    assert "-s0/" in config.load_study(first).start(row["hybrid", 9, start_of_study])
     with pytest.raises(config.StudyError, match=r"there is no .*gone"):
         config.load_study(first).start(row["hybrid", 1, "none"] | {"weights": "gone.safetensors"})
 
