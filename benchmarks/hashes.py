@@ -1,10 +1,10 @@
-"""What the library computes on fixed seeds, as hashes: a rebuild that changes none of them has changed no number.
+"""What the library computes on fixed seeds, as hashes: a change of code that changes no number.
 
-    python benchmarks/hashes.py [SECTION …] [--write FILE] [--against FILE]        (about 2 minutes, 2 cores)
+    python benchmarks/hashes.py [SECTION …] [--write FILE] [--against FILE]   (about 2 minutes)
 
-Compares with benchmarks/hashes.json and prints every array that differs; --write keeps today's instead.
+Compares with benchmarks/hashes.json and prints every array that differs; --write keeps today's.
 Hashes are equal on one machine and one lock; elsewhere processors round differently, and only the
-summary (mean, spread, a few values) beside each hash can be compared: tests/test_hashes.py does that.
+summary beside each hash can be compared: tests/test_hashes.py does that.
 """
 
 import argparse
@@ -34,7 +34,7 @@ COHORT = {"patches": 40, "slides": 10, "side_px": SIDE_PX, "mpp": 1.0, "seed": 1
 
 
 def summary(values):
-    """dict of one array: sha256 of its bytes, and what other machines can compare (shape, mean, spread, five values)."""
+    """dict of one array: sha256 of its bytes, and figures that other machines can compare."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()
     if isinstance(values, (list, tuple)):
@@ -63,7 +63,7 @@ def of_table(table):
 
 
 def phantoms():
-    """Arrays of single phantoms of every score: pixels, masks, cells; and of their partner in haematoxylin and eosin."""
+    """Arrays of a phantom of every score: pixels, masks, cells; of one its H&E partner too."""
     found = {}
     for score in range(4):
         made = dataset.make_patch(20 + score, side_px=SIDE_PX, mpp=1.0, score=score, he=score == 2)
@@ -247,7 +247,7 @@ def training(scratch):
 
 
 def maps(scratch):
-    """Arrays of every map method of a CNN and of two transformers, their focus and their faithfulness."""
+    """Arrays of every map method of a CNN and two transformers, their focus and faithfulness."""
     small = cohort(scratch)[1].images[:4]
     found = {}
     for network in ("resnet18", "vit_tiny", "hybrid"):

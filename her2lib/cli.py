@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
-# ---- a study -----------------------------------------------------------------------------------
+# ---- a study ---------------------------------------------------------------
 
 
 @app.command
@@ -482,9 +482,7 @@ def _patches_of(source):
 
 def _holds_reported_figures(file):
     """bool, whether a file is a table of reported figures and not a study's own file."""
-    if not file.endswith(".toml"):
-        return False
-    return "[data]" not in Path(file).read_text(encoding="utf-8")
+    return file.endswith(".toml") and "[data]" not in Path(file).read_text(encoding="utf-8")
 
 
 def _move_sentence(row):

@@ -131,7 +131,7 @@ def number(row, *, short=False):
     )
 
 
-def html_table(table, *, caption="", columns=None):
+def html_table(table: pd.DataFrame, *, caption: str = "", columns: list[str] | None = None) -> Html:
     """Html table of plain text cells (file names, settings, findings), every cell escaped."""
     if columns is not None:
         table = table[columns]

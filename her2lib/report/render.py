@@ -2,6 +2,7 @@
 
 import re
 from datetime import date
+from pathlib import Path
 
 from her2lib.files import fingerprint, make_folder, write_json, write_table, write_text
 from her2lib.report import drafts
@@ -15,6 +16,7 @@ from her2lib.report.executed import (
 from her2lib.report.printing import print_pdf
 from her2lib.report.sections import all_numbers
 from her2lib.report.tables import slug, write_tables
+from her2lib.study.config import Study
 from her2lib.study.fingerprints import environment
 from her2lib.study.results import run_records
 
@@ -22,7 +24,7 @@ LIMIT_BYTES = 8_000_000
 PICTURES = (".png", ".svg", ".jpg")
 
 
-def render_report(study):
+def render_report(study: Study) -> Path:
     """Path of reports/<study>/report.html, made of the executed notebooks.
 
     Beside it: report.pdf, appendix.html, tables/, drafts/, numbers.csv, receipt.json.

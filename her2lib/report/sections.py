@@ -13,13 +13,13 @@ from her2lib.report import recount
 from her2lib.report.book import COLUMNS, Html, html_table
 from her2lib.report.findings import in_new_words
 from her2lib.scores import score_name
-from her2lib.study.config import REVIEW
+from her2lib.study.config import REVIEW, Study
 from her2lib.study.results import display_names, is_null
 
 COMPARED = "runs/06_compare_models/contestants.csv"  # what the paired differences come from
 
 
-def all_numbers(study):
+def all_numbers(study: Study) -> pd.DataFrame:
     """DataFrame, numbers.csv of all notebooks of the study, one row per number."""
     may_be_missing = {column: [""] for column in ("value", "low", "high")}
     tables = []

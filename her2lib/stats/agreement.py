@@ -253,10 +253,9 @@ def quadratic_kappa(
     b = _checked_scores(predicted, "predicted")
     if len(a) != len(b):
         raise ValueError(f"quadratic_kappa: unequal lengths, truth {len(a)}, predicted {len(b)}.")
-    # Patients without any patch that enters are not resampled either.
-    known = (a >= 0) & (b >= 0)
+    known = (a >= 0) & (b >= 0)  # patients without a patch that enters are not resampled
     alone = groups is None
-    if not alone and not any(map(str, groups)):
+    if groups is not None and not any(map(str, groups)):
         warnings.warn("No patient or slide is known: patches are resampled alone.", stacklevel=2)
         alone = True
     if alone:

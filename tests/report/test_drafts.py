@@ -1,4 +1,4 @@
-"""Drafts: every item of both checklists once, numbers with their ids, nothing answered that is not on record."""
+"""Drafts: items once, numbers with their ids, nothing answered that is not on record."""
 
 import re
 import tomllib
@@ -106,8 +106,8 @@ def test_numbers_carry_their_ids_and_records_their_facts(made):
     said = text(made, "claim")
     name = results.display_names(made)[made.run()["run"]]
     assert (
-        f"{name}, accuracy: 50.0 % (40.0 to 60.0; n = 51 patches of 9 patients) [06/test/{name}/accuracy]"
-        in said
+        f"{name}, accuracy: 50.0 % (40.0 to 60.0; n = 51 patches of 9 patients) "
+        f"[06/test/{name}/accuracy]" in said
     )
     assert f"[06/external/{name}/accuracy]" in said
     for fact in (

@@ -12,7 +12,7 @@ def shown(**data):
 
 
 class TestProse:
-    """Prose is that of today when the code is that of today; else the notebook is shown as it ran."""
+    """Prose is today's when the code is today's; else the notebook is shown as it ran."""
 
     def source(self, *codes, prose="new words"):
         v4 = nbformat.v4
@@ -50,6 +50,9 @@ class TestProse:
 
 
 def test_html_of_strangers_is_made_harmless_and_balanced():
-    given = '<div onclick="x()"><a href="http://a.b">t</a><img src="//x"><img src="data:image/png;base64,AA"><iframe src=x></iframe><b>open'
+    given = (
+        '<div onclick="x()"><a href="http://a.b">t</a><img src="//x">'
+        '<img src="data:image/png;base64,AA"><iframe src=x></iframe><b>open'
+    )
     made_ = executed.output(shown(text_html=given))
     assert made_ == '<div><a>t</a><img/><img src="data:image/png;base64,AA"/><b>open</b></div>'

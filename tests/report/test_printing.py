@@ -13,7 +13,8 @@ from her2lib.report import printing
 def test_a_browser_prints_the_page_without_paths_of_this_machine(tmp_path):
     file = tmp_path / "report.html"
     file.write_text(
-        '<!DOCTYPE html><title>t</title><p id="a">Words <a href="numbers.csv">numbers</a> <a href="#a">up</a></p>'
+        '<!DOCTYPE html><title>t</title><p id="a">Words <a href="numbers.csv">numbers</a> '
+        '<a href="#a">up</a></p>'
     )
     assert printing.print_pdf(file) == ""
     content = file.with_suffix(".pdf").read_bytes()

@@ -17,7 +17,8 @@ from her2lib.study import config
 NASTY = "<script>alert(1)</script>"
 ADDRESS = re.compile(r"""(?:src|href|url\()\s*=?\s*["']?\s*(?:https?:)?//""", re.I)
 TABLE = (
-    "<figure class=table><table><thead><tr><th></th><th>0|1+ &amp; more</th></tr></thead><tbody><tr><th>A_1</th><td>50 %</td></tr></tbody>"
+    "<figure class=table><table><thead><tr><th></th><th>0|1+ &amp; more</th></tr></thead>"
+    "<tbody><tr><th>A_1</th><td>50 %</td></tr></tbody>"
     "</table><figcaption>Shares & such</figcaption></figure>"
 )
 

@@ -1,4 +1,4 @@
-"""The report's words: the first page names what failed and what collapsed, and stands published figures beside its own."""
+"""The report's words: what failed and what collapsed is named, published figures stand beside."""
 
 import ast
 import json
@@ -47,7 +47,7 @@ def made(tmp_path, monkeypatch):
 
 
 def first_page(loaded):
-    """str, what the cells of notebook 10 that belong to the report show, executed one after the other."""
+    """str, what the cells of notebook 10 that belong to the report show, executed in turn."""
     names, said = {}, []
     for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
         tree = (
