@@ -160,7 +160,7 @@ def explorer(study: str, *, patches: Count = 48) -> int:
 @app.command
 def diff(study_a: str, study_b: str) -> int:
     """Say which numbers of two studies differ by more than their intervals allow."""
-    from her2lib.report.findings import moved_numbers
+    from her2lib.report.findings import move_sentence, moved_numbers
     from her2lib.report.sections import all_numbers, known_as
 
     studies = [load_study(study_a), load_study(study_b)]
@@ -170,7 +170,7 @@ def diff(study_a: str, study_b: str) -> int:
             raise StudyError(f"Study {study.name} has no numbers yet: her2 run {study.name}")
     moves = moved_numbers(*tables, names=(known_as(studies[0]), known_as(studies[1])))
     for row in moves[~moves["verdict"].isin(["within", "unchanged"])].itertuples():
-        print(_move_sentence(row))
+        print(move_sentence(row))
     counts = moves["verdict"].value_counts().items()
     print(", ".join(f"{n} {verdict}" for verdict, n in counts) + ".")
     print(
@@ -483,17 +483,6 @@ def _patches_of(source):
 def _holds_reported_figures(file):
     """bool, whether a file is a table of reported figures and not a study's own file."""
     return file.endswith(".toml") and "[data]" not in Path(file).read_text(encoding="utf-8")
-
-
-def _move_sentence(row):
-    """str, one number of two studies: what it was, what it is, by how much it moved."""
-    sentence = f"{row.verdict:18} {row.id}"
-    if row.verdict.startswith("only"):
-        return sentence
-    sentence += f": {row.before:.4g} -> {row.after:.4g}"
-    if row.verdict == "moved":
-        sentence += f", difference {row.difference:+.4g} ({row.low:.4g} to {row.high:.4g})"
-    return sentence
 
 
 def _print_problems(problems):

@@ -124,3 +124,14 @@ def _by_question(numbers, names):
         axes = "".join(names.get(part, part) for part in parts)
         keys.append(f"{row.question} / {row.set} / {axes} / {row.metric}")
     return numbers[["id", "value", "low", "high"]].set_axis(keys, axis=0)
+
+
+def move_sentence(row) -> str:
+    """str, one number of two studies: what it was, what it is, by how much it moved."""
+    sentence = f"{row.verdict:18} {row.id}"
+    if row.verdict.startswith("only"):
+        return sentence
+    sentence += f": {row.before:.4g} -> {row.after:.4g}"
+    if row.verdict == "moved":
+        sentence += f", difference {row.difference:+.4g} ({row.low:.4g} to {row.high:.4g})"
+    return sentence
