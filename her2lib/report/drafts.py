@@ -17,7 +17,8 @@ from her2lib.files import make_folder, read_json, write_text
 from her2lib.report.book import number
 from her2lib.report.sections import cautions
 from her2lib.scores import CUTS
-from her2lib.study.results import NETWORKS, display_names, is_null
+from her2lib.study.config import NETWORKS
+from her2lib.study.results import display_names, is_null
 
 UNANSWERED = "**unanswered**"
 AT_CUTS = [f"sensitivity {cut}" for cut in CUTS] + [f"specificity {cut}" for cut in CUTS]
@@ -29,13 +30,6 @@ WARNING = (
     "Draft filled in from the records of study “{}”. Every answer needs a person's eye. "
     "Research use only. Brackets after a number hold its row in `numbers.csv`."
 )
-DESIGNS = {
-    "resnet18": "18-layer residual convolutional network",
-    "densenet201": "201-layer densely connected convolutional network",
-    "vit_b16": "vision transformer, patches of 16 px, 12 layers of 12 heads",
-    "vit_tiny": "small vision transformer, patches of 16 px, 12 layers of 3 heads",
-    "hybrid": "4 transformer layers of 8 heads and width 512 over the feature map of a ResNet18",
-}
 HERE = Path(__file__).parent / "templates"
 TEMPLATES = Environment(loader=FileSystemLoader(HERE), keep_trailing_newline=True)  # Markdown
 
@@ -60,7 +54,7 @@ def write_drafts(study, records, numbers):
     for network in dict.fromkeys(record["parameters"]["network"] for record in records.values()):
         file = f"model_card_{network}.md"
         write_text(folder / file, model_card(study, network, records, numbers))
-        title = f"Model card: {NETWORKS[network]}"
+        title = f"Model card: {NETWORKS[network].title}"
         listing.append({"title": title, "path": f"drafts/{file}", "answered": 0, "of": 0})
     return listing
 
@@ -100,7 +94,7 @@ def model_card(study, network, records, numbers):
         "Ethical questions, fairness, licence, contact": [UNANSWERED],
     }
     return TEMPLATES.get_template("model_card.md.j2").render(
-        name=NETWORKS[network],
+        name=NETWORKS[network].title,
         chapters=chapters,
         records=runs,
         warning=WARNING.format(study.name),
@@ -166,7 +160,8 @@ def _run_facts(study, records):
     networks = []
     for network, run in first_run.items():
         size = _size(study, run)
-        networks.append({"name": NETWORKS[network], "design": DESIGNS[network], "size": size})
+        known = NETWORKS[network]
+        networks.append({"name": known.title, "design": known.design, "size": size})
     runs = list(records.values())
 
     def axis(name):

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from her2lib import files as files_
 from her2lib.files import ROOT
-from her2lib.study.config import NOTEBOOK_OF
+from her2lib.study.config import NETWORKS
 
 TAG = "report"  # a notebook cell with this tag is part of the report
 INJECTED = "injected-parameters"  # papermill's tag of the cell that it adds
@@ -46,7 +46,7 @@ def notebook_of(study, task):
     """str, the name of the notebook that a task executes: a run's is its network's."""
     networks = {run["run"]: run["network"] for run in study.runs()}
     if task in networks:
-        return NOTEBOOK_OF[networks[task]]
+        return NETWORKS[networks[task]].notebook
     return task
 
 

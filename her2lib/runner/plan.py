@@ -12,7 +12,7 @@ from statistics import median
 from her2lib.files import ROOT, did_you_mean, fingerprint, read_json
 from her2lib.runner import workers as workers_
 from her2lib.runner.progress import duration
-from her2lib.study.config import NOTEBOOK_OF, REVIEW, Study
+from her2lib.study.config import NETWORKS, REVIEW, Study
 from her2lib.study.fingerprints import VERSION, code_fingerprint, data_fingerprint
 
 REPORT = "10_report"
@@ -58,7 +58,7 @@ def plan_tasks(study: Study) -> list[Task]:
     for run in study.runs():
         tasks.add(
             run["run"],
-            notebook=NOTEBOOK_OF[run["network"]],
+            notebook=NETWORKS[run["network"]].notebook,
             needs=before,
             stands_on=[data, *study.stands_on(run)],
             run=run["run"],

@@ -12,21 +12,13 @@ from pathlib import Path
 
 from her2lib.files import ROOT, skip_address_grammar, usable_cores
 from her2lib.runner.lease import Lease
+from her2lib.study.config import NETWORKS
 
 # a socket's path may have 107 characters, of which /her2-12345678/kernel-ipc-5 takes 27
 SOCKET_LIMIT = 80
 ERROR_LINES = 6  # of a failed cell, in summaries; failed.ipynb has them all
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
-# network: (million weights, MB kept for the backward pass by a patch of 224 px in float32),
-# counted with torch 2.14
-MEMORY = {
-    "resnet18": (11.2, 22.2),
-    "densenet201": (18.1, 203.9),
-    "vit_b16": (85.8, 118.2),
-    "vit_tiny": (5.5, 30.0),
-    "hybrid": (24.1, 29.0),
-}
 CONTEXT_GB = 0.6  # what a process takes on a GPU before it holds anything
 
 
@@ -35,9 +27,9 @@ def memory_gb(network: str, *, side_px: int, batch: int = 32) -> float:
 
     Weights, their gradients and two moments of the optimizer, and the activations of a batch.
     """
-    millions, megabytes = MEMORY[network]
-    activations_gb = megabytes / 1e3 * batch * (side_px / 224) ** 2
-    return CONTEXT_GB + 16e-3 * millions + activations_gb
+    known = NETWORKS[network]
+    activations_gb = known.megabytes / 1e3 * batch * (side_px / 224) ** 2
+    return CONTEXT_GB + 16e-3 * known.million_weights + activations_gb
 
 
 def slots(workers: int | None = None, per_gpu: int = 1) -> list[dict[str, str]]:

@@ -40,23 +40,67 @@ SECTIONS = {
     "maps": {"patches": 24, "gallery": 8, "resamples": 2000},
     "published": {"file": ""},
 }
-# a study file knows these keys at its top; files of the words before stay valid
+# a study file knows these keys at its top
 KEYS = ("question", "extra_axes", "extra_notebooks", *SECTIONS)
+
+
+@dataclass(frozen=True)
+class KnownNetwork:
+    """What the kit says of a network; its code is a row of BACKBONES in networks/models.py."""
+
+    title: str  # as people read it
+    design: str
+    notebook: str  # that trains it
+    million_weights: float
+    megabytes: float  # kept for the backward pass by a patch of 224 px in float32, torch 2.14
+
+
+NETWORKS = {
+    "resnet18": KnownNetwork(
+        title="ResNet18",
+        design="18-layer residual convolutional network",
+        notebook="02_train_resnet18",
+        million_weights=11.2,
+        megabytes=22.2,
+    ),
+    "densenet201": KnownNetwork(
+        title="DenseNet-201",
+        design="201-layer densely connected convolutional network",
+        notebook="03_train_densenet201",
+        million_weights=18.1,
+        megabytes=203.9,
+    ),
+    "vit_b16": KnownNetwork(
+        title="ViT-B/16",
+        design="vision transformer, patches of 16 px, 12 layers of 12 heads",
+        notebook="04_train_vit",
+        million_weights=85.8,
+        megabytes=118.2,
+    ),
+    "vit_tiny": KnownNetwork(
+        title="ViT-Tiny",
+        design="small vision transformer, patches of 16 px, 12 layers of 3 heads",
+        notebook="04_train_vit",
+        million_weights=5.5,
+        megabytes=30.0,
+    ),
+    "hybrid": KnownNetwork(
+        title="Hybrid ViT",
+        design="4 transformer layers of 8 heads and width 512 over the feature map of a ResNet18",
+        notebook="05_train_hybrid_vit",
+        million_weights=24.1,
+        megabytes=29.0,
+    ),
+}
+# files of the words before stay valid
 OLD_WORDS = {"also": "extra_axes", "rooms": "extra_notebooks", "twin": "label_shuffle"}
 
-NOTEBOOK_OF = {
-    "resnet18": "02_train_resnet18",
-    "densenet201": "03_train_densenet201",
-    "vit_b16": "04_train_vit",
-    "vit_tiny": "04_train_vit",
-    "hybrid": "05_train_hybrid_vit",
-}
 # files beside the studies: figures to audit, claims to judge
 NO_STUDIES = ("claims", "published")
 # says which labels are in doubt, and reads the sheets that people have filled in
 REVIEW = "09_label_review"
 CHOICES = {
-    "network": tuple(NOTEBOOK_OF),
+    "network": tuple(NETWORKS),
     "split": ("official", "random", "grouped"),
     "label_shuffle": ("none", "shuffled"),
 }

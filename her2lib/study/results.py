@@ -16,19 +16,12 @@ from her2lib.data.layouts import read_csv
 from her2lib.files import make_folder, read_json, write_table
 from her2lib.scores import SCORES
 from her2lib.stats.intervals import resampling_groups
-from her2lib.study.config import Study
+from her2lib.study.config import NETWORKS, Study
 
 MANY = 12  # names; a study of more is a sweep, shown whole by 92_recipes alone
 # and every run that was trained on shuffled scores
 NULLS = ("always the commonest score", "DAB rule")
 PROBABILITIES = [f"p{score}" for score in range(len(SCORES))]
-NETWORKS = {
-    "resnet18": "ResNet18",
-    "densenet201": "DenseNet-201",
-    "vit_b16": "ViT-B/16",
-    "vit_tiny": "ViT-Tiny",
-    "hybrid": "Hybrid ViT",
-}
 AXIS_NAMES = {
     "recipe": "{}",
     "weights": "{} weights",
@@ -114,7 +107,7 @@ def display_names(study: Study) -> dict[str, str]:
     varying = [axis for axis in AXIS_NAMES if len({str(run[axis]) for run in runs}) > 1]
     names = {}
     for run in runs:
-        parts = [NETWORKS[run["network"]]]
+        parts = [NETWORKS[run["network"]].title]
         parts += [_axis_text(axis, run[axis]) for axis in varying]
         if run["label_shuffle"] == "shuffled":
             parts.append("shuffled scores")

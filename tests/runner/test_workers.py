@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from her2lib.networks.models import BACKBONES
 from her2lib.runner import workers
-from her2lib.study.config import NOTEBOOK_OF
+from her2lib.study.config import NETWORKS
 
 
 def test_each_worker_sees_one_gpu_and_its_share_of_cores(monkeypatch):
@@ -38,7 +39,7 @@ def test_memory_of_a_training_grows_with_the_patch_and_never_below_its_weights()
         3 * 32 * 22.2e-3
     )  # four times the pixels, so three times the activations more
     assert workers.memory_gb("vit_b16", side_px=224, batch=0) == pytest.approx(0.6 + 16 * 85.8e-3)
-    assert set(workers.MEMORY) == set(NOTEBOOK_OF)
+    assert set(NETWORKS) == set(BACKBONES)
 
 
 def test_a_long_temporary_folder_does_not_break_the_sockets(monkeypatch, tmp_path):
