@@ -20,6 +20,7 @@ A map of the house; each room says in its own docstring what it is for:
     study      one question: its data, its runs, what they left behind
     runner     a study's notebooks executed, on one machine or a cluster
     report     what notebooks hand over, and the report made of it
+    pages      what each notebook shows, one file a notebook
     explorer   any patch through any network, by hand
     scoring    new patches and slides under a finished run
 

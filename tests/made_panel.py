@@ -10,8 +10,8 @@ from her2lib import files
 from her2lib.data.patches import Patches
 from her2lib.data.reading import Cohort
 from her2lib.networks import checkpoint, models, train
+from her2lib.pages import map_panel as panels
 from her2lib.phantoms import dataset
-from her2lib.report import panel as panels
 
 SIDE_PX = 64
 MPP = 1.5

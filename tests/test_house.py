@@ -21,7 +21,7 @@ ORDER = (
     "scores files stain "
     "data phantoms stats networks plots "
     "study readers maps "
-    "runner report explorer scoring "
+    "runner report pages explorer scoring "
     "cli"
 ).split()
 VALUES_ONLY = ("data", "phantoms", "stats", "networks", "plots", "stain", "scores", "files", "maps")

@@ -10,17 +10,6 @@ drafts        model cards and checklists from what is on record
 published     reported figures of a TOML file, checked against each other
 recount       a study's own numbers computed a second time
 findings      what an audit finds; what moved between two studies
-
-What each notebook shows, as functions with names:
-guide         00
-data_pages    01
-comparisons   06
-rater_pages   07
-panel         08 and 11: patches, networks and maps; map_pages draws them
-label_pages   09
-speed         91
-recipe_pages  92
-transfer_pages 93
 """
 
 import lazy_loader

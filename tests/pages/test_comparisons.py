@@ -15,7 +15,7 @@ from sklearn.metrics import (
 )
 
 from her2lib import plots
-from her2lib.report import comparisons
+from her2lib.pages import comparisons
 from her2lib.report.book import Book
 from her2lib.study import results
 

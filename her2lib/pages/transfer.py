@@ -9,7 +9,7 @@ import torch
 from her2lib import plots, stain
 from her2lib.data.images import read_pixels
 from her2lib.files import write_table
-from her2lib.report import data_pages
+from her2lib.pages import exploration
 from her2lib.report.book import Book, Html, forest_table
 from her2lib.stats import agreement, compare
 from her2lib.stats.intervals import bootstrap, resampling_groups
@@ -72,7 +72,7 @@ def rule_values(book: Book, table: pd.DataFrame) -> dict[str, np.ndarray]:
     # white balance helped within one laboratory and hurt across laboratories, so both are kept
     raw = []
     balanced = []
-    images = data_pages.whole_images(table["path"].tolist())
+    images = exploration.whole_images(table["path"].tolist())
     for mpp, image in zip(table["mpp"], images, strict=True):
         raw.append(stain.rule_value(image, mpp=mpp).item())
         balanced.append(stain.rule_value(stain.white_balance(image), mpp=mpp).item())

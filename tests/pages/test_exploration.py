@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from her2lib import plots, stain
 from her2lib.data.reading import Cohort
-from her2lib.report import data_pages
+from her2lib.pages import exploration
 from her2lib.report.book import Book
 
 NASTY = "<script>alert(1)</script>"
@@ -32,9 +32,9 @@ def cohort_of(table, *, notes=(), problems=()):
 
 def test_problems_stand_with_their_remedy_and_none_is_said_to_be_none(book):
     table = pd.DataFrame()
-    assert data_pages.problem_table(book, cohort_of(table)) == "<p>No file has a problem.</p>"
+    assert exploration.problem_table(book, cohort_of(table)) == "<p>No file has a problem.</p>"
     problem = ("error", f"{NASTY}.png", "it has 0 bytes", "copy it again")
-    shown = data_pages.problem_table(book, cohort_of(table, problems=[problem]))
+    shown = exploration.problem_table(book, cohort_of(table, problems=[problem]))
     assert "0 bytes" in shown
     assert "copy it again" in shown
     assert "<script>" not in shown
@@ -42,7 +42,7 @@ def test_problems_stand_with_their_remedy_and_none_is_said_to_be_none(book):
 
 def test_notes_are_shown_and_written_with_the_number_of_slides_and_patients(book):
     table = pd.DataFrame({"slide": ["S1", "S1", "S2", ""], "patient": ["P", "P", "", ""]})
-    shown = data_pages.division_notes(book, cohort_of(table, notes=["One note.", NASTY]))
+    shown = exploration.division_notes(book, cohort_of(table, notes=["One note.", NASTY]))
     assert "<li>One note.</li>" in shown
     assert "<script>" not in shown
     folder = book.file.parent
@@ -56,7 +56,7 @@ def test_patches_are_counted_by_set_in_reading_order_and_by_score(book, monkeypa
     monkeypatch.setattr(plots, "counts", lambda counts, ax: drawn.append(counts))
     sets = ["test", "train", "train", "external", "train"]
     table = pd.DataFrame({"set": sets, "score": [3, 0, 0, 1, -1]})
-    data_pages.count_figure(book, table)
+    exploration.count_figure(book, table)
     assert drawn[0].index.tolist() == ["train", "test", "external"]
     assert drawn[0].to_dict("index") == {
         "train": {"0": 2, "1+": 0, "3+": 0, "?": 1},
@@ -79,7 +79,7 @@ def test_examples_are_training_patches_at_most_four_of_a_score_and_none_twice(
     train = patch_table(tmp_path / "train", [0] * 9 + [3], subset="train")
     test = patch_table(tmp_path / "test", [1], subset="test")
     for _ in range(2):
-        data_pages.example_figure(book, pd.concat([train, test], ignore_index=True))
+        exploration.example_figure(book, pd.concat([train, test], ignore_index=True))
     first, second = titles
     assert first == second
     assert len(set(first)) == len(first)
@@ -90,7 +90,7 @@ def test_examples_are_training_patches_at_most_four_of_a_score_and_none_twice(
 
 def test_a_slide_in_two_sets_is_counted_and_unknown_slides_are_not():
     table = pd.DataFrame({"slide": ["a", "a", "b", "", ""], "set": ["train", "test"] * 2 + ["val"]})
-    assert data_pages.sets_per_slide(table).to_dict() == {"a": 2, "b": 1}
+    assert exploration.sets_per_slide(table).to_dict() == {"a": 2, "b": 1}
 
 
 # --- what brown alone already knows -------------------------------------------------------------
@@ -103,7 +103,7 @@ def test_images_come_whole_in_the_order_of_their_paths(tmp_path):
         pixels[0, 1] = (1, 2, 3)
         paths.append(tmp_path / f"{number}.png")
         Image.fromarray(pixels).save(paths[-1])
-    images = list(data_pages.whole_images(paths))
+    images = list(exploration.whole_images(paths))
     assert [tuple(image.shape) for image in images] == [
         (1, 3, 40, 50),
         (1, 3, 60, 33),
@@ -115,7 +115,7 @@ def test_images_come_whole_in_the_order_of_their_paths(tmp_path):
 
 def test_the_rule_is_measured_on_every_patch_and_kept(tmp_path, book):
     table = patch_table(tmp_path / "images", [2, 0, 3, 1])
-    rule = data_pages.rule_table(book, table)
+    rule = exploration.rule_table(book, table)
     assert list(rule) == ["name", "set", "score", "value", "predicted"]
     # the browner the stripes, the higher
     assert np.argsort(rule["value"]).tolist() == [1, 3, 0, 2]
@@ -129,7 +129,7 @@ def test_a_patch_is_measured_at_its_own_resolution(tmp_path, book):
     table = patch_table(tmp_path / "images", [3, 3])
     table["path"] = table["path"][0]
     table["mpp"] = [1.0, 0.25]
-    first, second = data_pages.rule_table(book, table)["value"]
+    first, second = exploration.rule_table(book, table)["value"]
     assert first != second
 
 
@@ -141,7 +141,7 @@ def test_the_rule_is_ranked_against_the_score_with_its_interval(book, known):
     if known:
         table["patient"] = list("PPQQRR")
     rule = pd.DataFrame({"value": values, "score": score})
-    shown = data_pages.rule_figure(book, table, rule, resamples=50)
+    shown = exploration.rule_figure(book, table, rule, resamples=50)
     row = book.rows["01/all/DAB rule/spearman"]
     assert row["value"] == pytest.approx(spearmanr(values, score).statistic)
     assert row["n"] == 6

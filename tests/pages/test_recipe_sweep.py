@@ -6,7 +6,7 @@ from finished_runs import answers, finish, finished_study, texts
 from sklearn.metrics import cohen_kappa_score
 
 from her2lib import plots
-from her2lib.report import recipe_pages
+from her2lib.pages import recipe_sweep
 from her2lib.report.book import Book
 
 TRUTH = [0, 1, 2, 3, 0, 1, 2, 3]
@@ -88,7 +88,7 @@ def test_a_row_for_every_finished_run_has_its_validation_kappa(study, book):
     predictions[1] = answers([*TRUTH, -1], [*HALF, 3], run=runs[1], subset="val")
     predictions.append(answers(TRUTH, HALF, run=runs[0], subset="test"))
     finish(study, runs[1], verdict="answers 0 only", fluctuation=0.75, lr=1e-4)
-    grid = recipe_pages.run_grid(book, study, pd.concat(predictions)).set_index("run")
+    grid = recipe_sweep.run_grid(book, study, pd.concat(predictions)).set_index("run")
     kappas = [cohen_kappa_score(TRUTH, one, weights="quadratic") for one in (MOST, HALF)]
     assert grid.loc[runs[:2], "value"].tolist() == pytest.approx(kappas)
     assert grid.loc[runs[1], "n"] == 8  # one has no score
@@ -111,7 +111,7 @@ def test_unfinished_and_shuffled_runs_have_no_row(study, book):
     runs = [run["run"] for run in study.runs()]
     (study.folder_of(runs[2]) / "run.json").unlink()
     predictions = pd.concat([answers(TRUTH, MOST, run=run, subset="val") for run in runs])
-    grid = recipe_pages.run_grid(book, study, predictions)
+    grid = recipe_sweep.run_grid(book, study, predictions)
     assert runs[2] not in set(grid["run"])
     assert not grid["run"].str.contains("shuffled").any()
     assert len(grid) == 3
@@ -120,7 +120,7 @@ def test_unfinished_and_shuffled_runs_have_no_row(study, book):
 def test_without_a_finished_run_the_grid_is_empty(study, book):
     for run in study.runs():
         (study.folder_of(run["run"]) / "run.json").unlink()
-    assert recipe_pages.run_grid(book, study, pd.DataFrame()).empty
+    assert recipe_sweep.run_grid(book, study, pd.DataFrame()).empty
 
 
 # --- what is held, what changes -----------------------------------------------------------------
@@ -136,11 +136,11 @@ def test_axes_are_held_at_their_commonest_value_but_the_free_ones():
         {"run": "none", "weights": "none"},
         {"run": "cut", "split": "random"},
     )
-    held = recipe_pages.holding_usual(grid)
+    held = recipe_sweep.holding_usual(grid)
     assert held["run"].tolist() == ["usual", "again"]
-    held = recipe_pages.holding_usual(grid, "n_train")
+    held = recipe_sweep.holding_usual(grid, "n_train")
     assert held["run"].tolist() == ["usual", "again", "few"]
-    held = recipe_pages.holding_usual(grid, "n_train", "side_px", "weights", "split")
+    held = recipe_sweep.holding_usual(grid, "n_train", "side_px", "weights", "split")
     assert len(held) == len(grid)
 
 
@@ -152,8 +152,8 @@ def test_the_figure_of_rates_marks_the_presented_one_and_leaves_remedies_out(boo
         {"recipe": "as_presented+flips", "base": "as_presented+flips"},
         swept(1e-2, 0.1, n_train=0.25),
     )
-    shown = recipe_pages.rate_figure(book, grid)
-    recipe_pages.rate_figure(book, grid_of(swept(1e-4, 0.7)))
+    shown = recipe_sweep.rate_figure(book, grid)
+    recipe_sweep.rate_figure(book, grid_of(swept(1e-4, 0.7)))
     (table, options), (_, without) = drawn
     assert table["lr"].tolist() == [1e-3, 1e-4]
     assert (options["x"], options["log"], options["mark"]) == ("lr", True, 1e-3)
@@ -182,7 +182,7 @@ def test_the_best_rate_of_each_network_stands_beside_the_presented_one(book):
         {"run": "e", **swept(1e-4, 0.33, **vit)},
         {"run": "f", **swept(1e-4, 0.9, network="hybrid", shown="Hybrid ViT")},
     )
-    shown = texts(recipe_pages.rate_table(book, grid))
+    shown = texts(recipe_sweep.rate_table(book, grid))
     assert shown[:5] == ["network", "as presented", "collapsed?", "best rate", "kappa there"]
     assert [cell.split(" (")[0] for cell in shown[5:15]] == [
         "ResNet18",
@@ -215,7 +215,7 @@ def test_an_axis_is_drawn_under_the_recipe_that_was_run_at_most_of_its_values(
     rows = [{}, {}, {axis: values[1]}]
     rows += [{**tuned, axis: value, "value": 0.1 * k} for k, value in enumerate(values)]
     rows.append({**tuned, axis: values[1], "weights": "none"})
-    shown = recipe_pages.axis_figure(book, grid_of(*rows), axis, name="one", label=label)
+    shown = recipe_sweep.axis_figure(book, grid_of(*rows), axis, name="one", label=label)
     (table, options) = drawn[0]
     assert set(table["recipe"]) == {"tuned"}
     assert table[axis].tolist() == list(values)
@@ -232,7 +232,7 @@ def test_each_remedy_stands_alone_on_top_of_the_presented_recipe():
         swept(1e-4, 0.7),
         {"n_train": 0.25},
     )
-    rows = recipe_pages.remedies(grid)
+    rows = recipe_sweep.remedies(grid)
     assert rows["name"].tolist() == ["as presented", "label smoothing", "flips"]
     assert rows["null"].tolist() == [False, False, True]
 
@@ -248,7 +248,7 @@ def test_starting_weights_are_compared_under_the_presented_and_the_tuned_recipe(
         {"recipe": "as_presented+flips", "base": "as_presented+flips"},
         {"weights": "none", "side_px": 96},
     )
-    rows = recipe_pages.starting_weights(grid)
+    rows = recipe_sweep.starting_weights(grid)
     assert rows["name"].tolist() == [
         "as presented, none",
         "as presented, imagenet",
@@ -265,7 +265,7 @@ def test_a_panel_for_each_network_of_several_rows_with_a_line_at_its_first(book,
     hybrid = {"network": "hybrid", "shown": "Hybrid ViT"}
     grid = grid_of({"value": 0.3}, {"value": 0.5}, {"value": 0.1, **vit}, vit, hybrid)
     rows = grid.assign(name=list("abcde"), null=False)
-    shown = recipe_pages.forest_by_network(book, rows, name="remedies", title="Each alone")
+    shown = recipe_sweep.forest_by_network(book, rows, name="remedies", title="Each alone")
     assert [table["shown"].iloc[0] for table, _ in drawn] == ["ResNet18", "ViT-Tiny"]
     assert [options["null"] for _, options in drawn] == [0.3, 0.1]
     assert "Each alone; grey: COLLAPSED; n = 8 validation patches" in shown
@@ -275,13 +275,13 @@ def test_one_row_of_each_network_makes_one_panel_of_all(book, monkeypatch):
     drawn = drawn_by(monkeypatch, "forest")
     grid = grid_of({"value": 0.3}, {"value": 0.1, "network": "vit_tiny", "shown": "ViT-Tiny"})
     rows = grid.assign(name=list("ab"), null=False)
-    recipe_pages.forest_by_network(book, rows, name="weights", title="Weights")
+    recipe_sweep.forest_by_network(book, rows, name="weights", title="Weights")
     assert len(drawn) == 1
     assert len(drawn[0][0]) == 2
 
 
 def test_the_table_of_runs_says_kappa_swing_and_verdict():
-    shown = texts(recipe_pages.run_table(grid_of({"verdict": "answers 0 only"})))
+    shown = texts(recipe_sweep.run_table(grid_of({"verdict": "answers 0 only"})))
     assert shown[:10] == [
         "network",
         "recipe",

@@ -6,7 +6,7 @@ import torch
 from finished_runs import finished_study, patch_table
 
 from her2lib.networks import models
-from her2lib.report import speed
+from her2lib.pages import speed
 from her2lib.report.book import Book
 
 

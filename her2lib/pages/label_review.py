@@ -14,8 +14,9 @@ from her2lib import plots, stain
 from her2lib.data import slide_groups, splits
 from her2lib.data.images import read_pixels
 from her2lib.files import fingerprint, write_table
+from her2lib.pages import exploration
 from her2lib.readers import label_doubt, sheets
-from her2lib.report import data_pages, sections
+from her2lib.report import sections
 from her2lib.report.book import Book, Html, html_table
 from her2lib.scores import score_name
 from her2lib.stats import compare
@@ -304,7 +305,7 @@ def _stain_measures(table):
     rule = []
     excess = []
     features = []
-    images = data_pages.whole_images(table["path"].tolist())
+    images = exploration.whole_images(table["path"].tolist())
     for image, mpp in zip(images, table["mpp"], strict=True):
         rule.append(stain.rule_value(image, mpp=mpp).item())
         excess.append(label_doubt.excess_dab(image, mpp=mpp).item())

@@ -9,8 +9,8 @@ from her2lib.data.images import read_pixels
 from her2lib.files import write_table
 from her2lib.maps import attribution, focus
 from her2lib.networks import models
+from her2lib.pages.map_panel import MapPanel, map_label
 from her2lib.report.book import Book, Html
-from her2lib.report.panel import MapPanel, map_label
 from her2lib.stats.agreement import accuracy, kappa
 from her2lib.stats.intervals import Estimate, bootstrap
 from her2lib.study.claims import Verdict

@@ -8,7 +8,7 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa
 
 from her2lib import plots
-from her2lib.report import rater_pages
+from her2lib.pages import raters
 from her2lib.report.book import Book
 from her2lib.study import results
 
@@ -68,7 +68,7 @@ def value(book, run, metric):
 
 
 def test_ratings_are_kept_with_who_is_a_person_and_unread_patches_have_no_row(book):
-    described = rater_pages.keep_ratings(book, rated())
+    described = raters.keep_ratings(book, rated())
     stored = pd.read_csv(book.file.parent / "ratings.csv")
     assert list(stored) == ["patch", "rater", "reading", "score", "person"]
     assert len(stored) == (RATINGS >= 0).sum() == 28
@@ -85,10 +85,10 @@ def test_ratings_are_kept_with_who_is_a_person_and_unread_patches_have_no_row(bo
 
 
 def test_the_page_says_who_read_and_what_is_resampled(book):
-    shown = rater_pages.who_read(book, rated())
+    shown = raters.who_read(book, rated())
     assert "6 patches were read by 3 raters (Ann, Ben, Cora)." in shown
     assert "Intervals resample patients." in shown
-    nobody = rater_pages.who_read(book, rated_by_nobody())
+    nobody = raters.who_read(book, rated_by_nobody())
     assert "0 patches were read by 0 raters (no rater columns in the data)." in nobody
 
 
@@ -98,7 +98,7 @@ def test_the_page_says_who_read_and_what_is_resampled(book):
 def test_the_kappa_of_every_two_raters_is_kept(book, monkeypatch):
     drawn = []
     monkeypatch.setattr(plots, "matrix", lambda values, ax, **options: drawn.append(values))
-    rater_pages.kappa_figure(book, rated(), resamples=20)
+    raters.kappa_figure(book, rated(), resamples=20)
     assert len(book.rows) == 5 * 4 / 2
     for a, b in (("Ann", "Ben"), ("Ann", "Cora"), ("Ben", "ResNet18")):
         both = RATINGS[:, [NAMES.index(a), NAMES.index(b)]]
@@ -111,7 +111,7 @@ def test_the_kappa_of_every_two_raters_is_kept(book, monkeypatch):
 
 
 def test_each_person_is_compared_with_the_others_alone(book):
-    shown = rater_pages.against_the_others(book, rated(), resamples=20)
+    shown = raters.against_the_others(book, rated(), resamples=20)
     # Ann against Ben and Cora: settled are patches 0, 2, 4 and 5, of which she shares 0, 2 and 4
     assert value(book, "Ann against the other raters", "accuracy") == 3 / 4
     # Ben against Ann and Cora: settled are all but patch 1, and he differs in 3 and 5
@@ -138,21 +138,21 @@ def test_each_person_is_compared_with_the_others_alone(book):
 
 def test_one_rater_alone_has_no_others_but_networks_have_him(book):
     alone = rated(RATINGS[:, [0, 1, 4]], ["consensus", "Ann", "ResNet18"], people=("Ann",))
-    rater_pages.against_the_others(book, alone, resamples=20)
+    raters.against_the_others(book, alone, resamples=20)
     row = book.rows["07/rated/Ann against the other raters/accuracy"]
     assert np.isnan(row["value"])
     assert row["n"] == 0
     # he gave 0 1 2 3 1 2, it answered 0 1 1 3 2 3
     assert value(book, "ResNet18 against the other raters", "accuracy") == 3 / 6
-    together = rater_pages.all_raters_together(book, alone, resamples=20)
+    together = raters.all_raters_together(book, alone, resamples=20)
     assert "not estimable" in together
-    shown = rater_pages.human_range_sentences(alone, resamples=20)
+    shown = raters.human_range_sentences(alone, resamples=20)
     assert shown.count("<p>") == 1
 
 
 def test_all_people_together_are_measured_without_the_networks(book):
     three = rated(RATINGS[:4])
-    rater_pages.all_raters_together(book, three, resamples=20)
+    raters.all_raters_together(book, three, resamples=20)
     votes = RATINGS[:4, 1:4]
     counts = np.stack([(votes == score).sum(1) for score in range(4)], axis=1)
     assert value(book, "all raters", "Fleiss kappa") == pytest.approx(fleiss_kappa(counts))
@@ -167,7 +167,7 @@ def test_all_people_together_are_measured_without_the_networks(book):
 def test_a_sentence_for_each_network_says_whether_it_is_within_the_human_range():
     networks = ("ResNet18", "ViT")
     both = np.column_stack([RATINGS, 3 - RATINGS[:, 0]])
-    shown = rater_pages.human_range_sentences(
+    shown = raters.human_range_sentences(
         rated(both, [*NAMES, "ViT"], networks=networks), resamples=50
     )
     assert shown.count("<p>") == 2
@@ -187,7 +187,7 @@ def test_patches_on_which_people_split_are_shown_widest_first(tmp_path, book, mo
     ratings[4, 1] = 3  # Ann 3+, Ben 1+
     table = patch_table(tmp_path / "images", ratings[:, 0])
     table["name"] = [f"p{number}" for number in range(6)]
-    shown = rater_pages.split_votes_figure(book, rated(ratings), table, most=3)
+    shown = raters.split_votes_figure(book, rated(ratings), table, most=3)
     assert titles == ["p4\n3+ 1+ ?", "p1\n1+ 1+ 2+", "p3\n3+ 2+ 3+"]
     assert "Widest disagreements first" in shown
 
@@ -197,13 +197,13 @@ def test_patches_on_which_people_split_are_shown_widest_first(tmp_path, book, mo
 )
 def test_where_nobody_read_anything_every_page_still_stands(tmp_path, book, nobody):
     table = patch_table(tmp_path / "images", [0])
-    assert set(rater_pages.keep_ratings(book, nobody)["count"]) == {0}
-    assert "n = 0 patches" in rater_pages.kappa_figure(book, nobody, resamples=20)
-    for page in (rater_pages.against_the_others, rater_pages.all_raters_together):
+    assert set(raters.keep_ratings(book, nobody)["count"]) == {0}
+    assert "n = 0 patches" in raters.kappa_figure(book, nobody, resamples=20)
+    for page in (raters.against_the_others, raters.all_raters_together):
         shown = page(book, nobody, resamples=20)
         assert shown.count("<td>") == shown.count("not estimable: there are no patches")
-    assert "<figure>" in rater_pages.split_votes_figure(book, nobody, table, most=3)
-    assert rater_pages.human_range_sentences(nobody, resamples=20).count("<p>") <= 1
+    assert "<figure>" in raters.split_votes_figure(book, nobody, table, most=3)
+    assert raters.human_range_sentences(nobody, resamples=20).count("<p>") <= 1
 
 
 # --- patches from elsewhere ---------------------------------------------------------------------
@@ -229,22 +229,22 @@ OUTSIDE = np.array([[0.9, 0.1, 0, 0], [0.6, 0.4, 0, 0], [0.55, 0.45, 0, 0], [0.2
 
 def test_looks_at_the_external_set_are_counted_once_for_each_finished_run(study):
     predictions = predictions_of(study)
-    shown = rater_pages.looks_at_external_set(study, predictions)
+    shown = raters.looks_at_external_set(study, predictions)
     assert shown.count(": first look at the external set.") == 2
-    assert rater_pages.looks_at_external_set(study, predictions) == shown
+    assert raters.looks_at_external_set(study, predictions) == shown
     assert len(pd.read_csv(study.folder / "ledger.csv")) == 2
 
 
 def test_without_an_external_set_or_any_prediction_nothing_is_noted(study):
     sentence = "<p>There is no external set in this study.</p>"
     inside = predictions_of(study, external=False)
-    assert rater_pages.looks_at_external_set(study, inside) == sentence
-    assert rater_pages.looks_at_external_set(study, pd.DataFrame()) == sentence
+    assert raters.looks_at_external_set(study, inside) == sentence
+    assert raters.looks_at_external_set(study, pd.DataFrame()) == sentence
     assert not (study.folder / "ledger.csv").exists()
 
 
 def test_recall_is_followed_from_validation_to_test_and_elsewhere(study, book):
-    rater_pages.shift_table(book, study, predictions_of(study), resamples=20)
+    raters.shift_table(book, study, predictions_of(study), resamples=20)
     values = {}
     for row in book.rows.values():
         if row["metric"] in ("recall 0", "recall 1+"):
@@ -260,7 +260,7 @@ def test_recall_is_followed_from_validation_to_test_and_elsewhere(study, book):
 
 
 def test_corrected_answers_are_kept_with_their_set_and_lie_nearer_to_the_outside(study, book):
-    shown = rater_pages.corrected_table(book, study, predictions_of(study), resamples=20)
+    shown = raters.corrected_table(book, study, predictions_of(study), resamples=20)
     run = study.run()["run"]
     stored = pd.read_csv(book.file.parent / "corrected.csv")
     assert list(stored) == [
@@ -296,7 +296,7 @@ def test_corrected_answers_are_kept_with_their_set_and_lie_nearer_to_the_outside
 
 def test_without_an_external_set_nothing_is_corrected(study, book):
     inside = predictions_of(study, external=False)
-    shown = rater_pages.corrected_table(book, study, inside, resamples=20)
+    shown = raters.corrected_table(book, study, inside, resamples=20)
     assert "<td>" not in shown
     assert (book.file.parent / "corrected.csv").read_text().strip() == ""
     assert not book.rows

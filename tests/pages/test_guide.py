@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from her2lib.files import ROOT
-from her2lib.report import guide
+from her2lib.pages import guide
 from her2lib.study import config
 
 

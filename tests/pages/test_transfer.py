@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 
 from her2lib import plots, stain
-from her2lib.report import transfer_pages
+from her2lib.pages import transfer
 from her2lib.report.book import Book
 
 TRUTH = [0, 1, 2, 3] * 3
@@ -49,7 +49,7 @@ def answered(tmp_path, study):
     table = patch_table(tmp_path / "outside", TRUTH, subset="external")
     table["patient"] = [f"P{number}" for number in range(len(table))]
     networks = {"ResNet18": [CERTAIN[MOST], CERTAIN[HALF]]}
-    return transfer_pages.transfer(study, table, networks, {"DAB rule": np.array(BY_RULE)})
+    return transfer.transfer(study, table, networks, {"DAB rule": np.array(BY_RULE)})
 
 
 def value(book, run, metric):
@@ -66,7 +66,7 @@ def test_networks_answer_by_seed_and_the_rule_once(answered):
 
 
 def test_networks_order_patches_by_expected_score_and_the_rule_by_its_value(answered):
-    unsure = transfer_pages.Transfer(
+    unsure = transfer.Transfer(
         **{
             **vars(answered),
             "networks": {"net": [np.array([[0.5, 0, 0, 0.5], [0, 0.25, 0.75, 0]])]},
@@ -79,7 +79,7 @@ def test_networks_order_patches_by_expected_score_and_the_rule_by_its_value(answ
 
 def test_the_rule_is_measured_on_whole_files_with_and_without_white_balance(tmp_path, book):
     table = patch_table(tmp_path / "outside", [3, 0, 2, 1], subset="external")
-    rules = transfer_pages.rule_values(book, table)
+    rules = transfer.rule_values(book, table)
     assert list(rules) == ["DAB rule", "DAB rule, white-balanced"]
     for values in rules.values():
         assert np.argsort(values).tolist() == [1, 3, 2, 0]
@@ -99,7 +99,7 @@ def test_seeds_are_gathered_in_the_order_of_the_patches(study):
         answers([0], [0], run=runs[4], subset="external"),
         answers([0, 3], [0, 0], run=runs[5], subset="external"),
     ]
-    networks = transfer_pages.network_probabilities(study, pd.concat(predictions), names)
+    networks = transfer.network_probabilities(study, pd.concat(predictions), names)
     by_name = {}
     for name, seeds in networks.items():
         by_name[name] = [probabilities.argmax(1).tolist() for probabilities in seeds]
@@ -112,7 +112,7 @@ def test_seeds_are_gathered_in_the_order_of_the_patches(study):
 
 
 def test_answers_are_kept_for_every_contestant_seed_and_patch(book, answered):
-    transfer_pages.keep_answers(book, answered)
+    transfer.keep_answers(book, answered)
     stored = pd.read_csv(book.file.parent / "answers.csv")
     assert list(stored) == ["name", "run", "patch", "set", "truth", "answer", "rank"]
     assert stored.groupby(["name", "run"], sort=False).size().to_dict() == {
@@ -130,7 +130,7 @@ def test_answers_are_kept_for_every_contestant_seed_and_patch(book, answered):
 
 
 def test_metrics_are_those_of_other_libraries_averaged_over_seeds(book, answered):
-    ids = transfer_pages.measure_transfer(book, answered)
+    ids = transfer.measure_transfer(book, answered)
     assert list(ids["ResNet18"]) == ["accuracy", "kappa quadratic", "spearman"]
     assert value(book, "ResNet18", "accuracy") == pytest.approx((10 / 12 + 6 / 12) / 2)
     kappas = [cohen_kappa_score(TRUTH, one, weights="quadratic") for one in (MOST, HALF)]
@@ -141,7 +141,7 @@ def test_metrics_are_those_of_other_libraries_averaged_over_seeds(book, answered
     expected = spearmanr(BY_RULE, TRUTH).statistic
     assert value(book, "DAB rule", "spearman") == pytest.approx(expected)
 
-    shown = transfer_pages.metric_table(book, answered, ids)
+    shown = transfer.metric_table(book, answered, ids)
     for name in ("ResNet18", "DAB rule"):
         for metric in ids[name]:
             assert f'data-number="93/external/{name}/{metric}"' in shown
@@ -151,17 +151,17 @@ def test_metrics_are_those_of_other_libraries_averaged_over_seeds(book, answered
 def test_where_nothing_is_known_of_patients_the_table_warns(tmp_path, book, study):
     table = patch_table(tmp_path / "outside", TRUTH, subset="external", slide="")
     networks = {"ResNet18": [CERTAIN[MOST]]}
-    answered = transfer_pages.transfer(study, table, networks, {"DAB rule": np.array(BY_RULE)})
-    ids = transfer_pages.measure_transfer(book, answered)
-    shown = transfer_pages.metric_table(book, answered, ids)
+    answered = transfer.transfer(study, table, networks, {"DAB rule": np.array(BY_RULE)})
+    ids = transfer.measure_transfer(book, answered)
+    shown = transfer.metric_table(book, answered, ids)
     assert "resample patches. Intervals resample patches as if they were independent" in shown
 
 
 def test_rules_are_grey_in_the_figure(book, answered, monkeypatch):
     drawn = []
     monkeypatch.setattr(plots, "forest", lambda table, ax: drawn.append(table))
-    ids = transfer_pages.measure_transfer(book, answered)
-    transfer_pages.metric_figure(book, answered, ids)
+    ids = transfer.measure_transfer(book, answered)
+    transfer.metric_figure(book, answered, ids)
     kappa, spearman = drawn
     assert kappa["null"].tolist() == [False, True]
     assert kappa["value"][0] == value(book, "ResNet18", "kappa quadratic")
@@ -169,7 +169,7 @@ def test_rules_are_grey_in_the_figure(book, answered, monkeypatch):
 
 
 def test_differences_are_paired_and_averaged_over_seeds(book, answered):
-    transfer_pages.above_the_rule(book, answered)
+    transfer.above_the_rule(book, answered)
     pair = "ResNet18 less DAB rule"
     kappas = [cohen_kappa_score(TRUTH, one, weights="quadratic") for one in (MOST, HALF)]
     by_rule = cohen_kappa_score(TRUTH, RULE_SCORES, weights="quadratic")
@@ -186,8 +186,8 @@ def test_a_network_is_above_a_rule_only_if_the_whole_interval_is(book, answered)
         "like the rule": [CERTAIN[RULE_SCORES]],
         "reversed": [CERTAIN[TRUTH[::-1]]],
     }
-    three = transfer_pages.Transfer(**{**vars(answered), "networks": networks})
-    shown = texts(transfer_pages.above_the_rule(book, three))
+    three = transfer.Transfer(**{**vars(answered), "networks": networks})
+    shown = texts(transfer.above_the_rule(book, three))
     verdicts = {}
     for name in networks:
         row = shown.index(f"{name} less DAB rule")
@@ -203,10 +203,10 @@ def test_a_network_is_above_a_rule_only_if_the_whole_interval_is(book, answered)
 def test_few_patients_leave_it_undecided(tmp_path, book, study):
     table = patch_table(tmp_path / "outside", TRUTH, subset="external")
     table["slide"] = [f"S{number // 4}" for number in range(12)]
-    answered = transfer_pages.transfer(
+    answered = transfer.transfer(
         study, table, {"right": [CERTAIN[TRUTH]]}, {"DAB rule": np.array(BY_RULE)}
     )
-    shown = transfer_pages.above_the_rule(book, answered)
+    shown = transfer.above_the_rule(book, answered)
     assert "undecided: only 3 independent patients or slides, 10 are needed" in shown
 
 
@@ -220,7 +220,7 @@ def test_every_patch_is_drawn_by_its_mean_over_seeds(book, answered, monkeypatch
         drawn.append((list(values), list(truth), ylabel))
 
     monkeypatch.setattr(plots, "strips", keep)
-    shown = transfer_pages.order_figure(book, answered)
+    shown = transfer.order_figure(book, answered)
     mean = (np.array(MOST) + np.array(HALF)) / 2
     assert drawn == [
         (mean.tolist(), TRUTH, "expected score"),
@@ -238,7 +238,7 @@ def test_the_worst_patches_of_the_first_network_come_first(book, answered, monke
         return gallery(images, titles, right=right)
 
     monkeypatch.setattr(plots, "gallery", keep)
-    transfer_pages.worst_figure(book, answered, most=4)
+    transfer.worst_figure(book, answered, most=4)
     ((titles, right),) = galleries
     # both seeds call patch 11 (3+) a 0; of patches 3 and 7 one does, of patch 10 both say 1+
     names = [title.split("\n")[0] for title in titles]

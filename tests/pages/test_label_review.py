@@ -7,8 +7,8 @@ from finished_runs import CERTAIN, answers, finish, finished_study, patch_table,
 from sklearn.metrics import cohen_kappa_score
 
 from her2lib import plots
+from her2lib.pages import label_review
 from her2lib.readers import label_doubt, sheets
-from her2lib.report import label_pages
 from her2lib.report.book import Book
 
 THREE_SPLITS = """
@@ -50,18 +50,18 @@ def groups_table(**columns):
 
 def test_groups_are_recovered_only_where_neither_slide_nor_patient_is_known(study, monkeypatch):
     recovered = np.array(["r0", "r1", "r1"], object)
-    monkeypatch.setattr(label_pages, "recovered_groups", lambda study, table: recovered)
+    monkeypatch.setattr(label_review, "recovered_groups", lambda study, table: recovered)
     table = groups_table(slide=["S1", "", ""], patient=["", "", ""], set="train")
-    groups = label_pages.patch_groups(study, table)
+    groups = label_review.patch_groups(study, table)
     assert list(groups) == ["name", "slide", "set", "score", "group", "recovered"]
     assert groups["group"].tolist() == ["S1", "r1", "r1"]
     assert groups["recovered"].tolist() == [False, True, True]
 
 
 def test_nothing_is_recovered_where_every_slide_or_patient_is_known(study, monkeypatch):
-    monkeypatch.delattr(label_pages, "recovered_groups")
+    monkeypatch.delattr(label_review, "recovered_groups")
     table = groups_table(slide=["S1", "S1", ""], patient=["", "", "P"], set="train")
-    groups = label_pages.patch_groups(study, table)
+    groups = label_review.patch_groups(study, table)
     assert groups["group"].tolist() == ["S1", "S1", "P"]
     assert not groups["recovered"].any()
 
@@ -69,7 +69,7 @@ def test_nothing_is_recovered_where_every_slide_or_patient_is_known(study, monke
 def test_leakage_counts_patches_and_groups_that_stand_in_another_set():
     subset = ["train", "train", "train", "test", "test", "external"]
     groups = groups_table(group=["a", "a", "b", "a", "c", "d"], set=subset, recovered=False)
-    shown = texts(label_pages.leakage_table(groups))
+    shown = texts(label_review.leakage_table(groups))
     columns = ["split", "set", "patches", "shared", "groups", "cut"]
     assert shown[:6] == columns
     # of train the two patches of group a, of test its one
@@ -82,7 +82,7 @@ def test_leakage_counts_patches_and_groups_that_stand_in_another_set():
 
 def test_leakage_says_how_many_groups_were_recovered():
     groups = groups_table(group=["a", "b", "b"], set="train", recovered=[False, True, True])
-    assert "2 groups of 3 patches, 1 of them recovered" in label_pages.leakage_table(groups)
+    assert "2 groups of 3 patches, 1 of them recovered" in label_review.leakage_table(groups)
 
 
 # --- the gap between splits ---------------------------------------------------------------------
@@ -99,7 +99,7 @@ def compared_tests(study, book, official, grouped, random):
         ignore_index=True,
     )
     table = predictions.rename(columns={"patch": "name", "truth": "score"})
-    return label_pages.split_tests(study, book, predictions), table
+    return label_review.split_tests(study, book, predictions), table
 
 
 WRONG = [3, 2, 1, 0] * 3
@@ -120,7 +120,7 @@ def test_networks_that_differ_in_more_than_their_split_are_no_pair(study, book):
     predictions = pd.concat(
         [answers(TRUTH, HALF, run=OFFICIAL), answers(TRUTH, HALF, run=vit, first=12)]
     )
-    compared = label_pages.split_tests(study, book, predictions)
+    compared = label_review.split_tests(study, book, predictions)
     assert len(compared.tests) == 2
     assert compared.pairs() == []
 
@@ -134,7 +134,7 @@ def test_answers_of_test_patches_are_kept_and_shuffled_runs_left_out(study, book
             answers(TRUTH, HALF, run=shuffled),
         ]
     )
-    label_pages.split_tests(study, book, predictions)
+    label_review.split_tests(study, book, predictions)
     stored = pd.read_csv(book.file.parent / "by_split.csv")
     assert set(stored["run"]) == {OFFICIAL}
     assert set(stored["set"]) == {"own test"}
@@ -144,8 +144,8 @@ def test_answers_of_test_patches_are_kept_and_shuffled_runs_left_out(study, book
 def test_each_network_stands_beside_the_commonest_score_of_its_own_test_set(study, book):
     predictions = answers([0, 0, 0, 1], [0, 0, 1, 1], run=OFFICIAL)
     finish(study, OFFICIAL, verdict="answers 0 only")
-    compared = label_pages.split_tests(study, book, predictions)
-    shown = label_pages.own_test_table(book, study, compared)
+    compared = label_review.split_tests(study, book, predictions)
+    shown = label_review.own_test_table(book, study, compared)
     name = compared.tests[0].name
     values = {row["metric"]: row["value"] for row in book.rows.values()}
     assert values["accuracy"] == values["majority rate"] == 3 / 4
@@ -158,23 +158,23 @@ def test_each_network_stands_beside_the_commonest_score_of_its_own_test_set(stud
 
 def test_of_several_splits_no_more_are_asked_for(study, book):
     compared, _ = compared_tests(study, book, MOST, HALF, TRUTH)
-    shown = label_pages.own_test_table(book, study, compared)
+    shown = label_review.own_test_table(book, study, compared)
     assert "Only one split" not in shown
     assert "rough" not in shown
 
 
 def test_without_a_prediction_the_page_says_how_to_get_a_gap(study, book):
-    compared = label_pages.split_tests(study, book, pd.DataFrame())
+    compared = label_review.split_tests(study, book, pd.DataFrame())
     assert (compared.tests, compared.pairs()) == ([], [])
-    shown = label_pages.own_test_table(book, study, compared)
+    shown = label_review.own_test_table(book, study, compared)
     assert shown.startswith("<p>Only one split was run.")
-    assert label_pages.split_gaps(book, study, pd.DataFrame(), compared) == ""
+    assert label_review.split_gaps(book, study, pd.DataFrame(), compared) == ""
     assert len(pd.read_csv(book.file.parent / "by_split.csv")) == 0
 
 
 def test_a_gap_is_the_difference_of_two_tests_each_on_its_own_patches(study, book):
     compared, table = compared_tests(study, book, MOST, HALF, TRUTH)
-    shown = label_pages.split_gaps(book, study, table, compared)
+    shown = label_review.split_gaps(book, study, table, compared)
     gaps = {}
     for row in book.rows.values():
         gaps.setdefault(row["metric"], []).append(row["value"])
@@ -191,14 +191,14 @@ def test_a_gap_is_the_difference_of_two_tests_each_on_its_own_patches(study, boo
 
 def test_a_gap_of_nothing_is_undecided(study, book):
     compared, table = compared_tests(study, book, MOST, MOST, MOST)
-    shown = label_pages.split_gaps(book, study, table, compared)
+    shown = label_review.split_gaps(book, study, table, compared)
     assert shown.count("Undecided: both intervals hold zero.") == 3
 
 
 def test_a_collapsed_run_decides_no_gap(study, book):
     finish(study, RANDOM, verdict="answers 0 only")
     compared, table = compared_tests(study, book, WRONG, TRUTH, HALF)
-    shown = label_pages.split_gaps(book, study, table, compared)
+    shown = label_review.split_gaps(book, study, table, compared)
     assert shown.count("Undecided: a run collapsed.") == 2
     assert shown.count("An interval leaves zero out.") == 1
 
@@ -211,8 +211,8 @@ def test_few_slides_or_patients_decide_no_gap(study, book):
         ]
     )
     table = predictions.rename(columns={"patch": "name", "truth": "score"})
-    compared = label_pages.split_tests(study, book, predictions)
-    shown = label_pages.split_gaps(book, study, table, compared)
+    compared = label_review.split_tests(study, book, predictions)
+    shown = label_review.split_gaps(book, study, table, compared)
     assert "Undecided: fewer than 10 patients in a test set." in shown
 
 
@@ -229,8 +229,8 @@ def test_of_a_gap_both_sides_have_as_many_seeds(tmp_path, monkeypatch):
         ]
     )
     table = predictions.rename(columns={"patch": "name", "truth": "score"}).drop_duplicates("name")
-    compared = label_pages.split_tests(study, book, predictions)
-    label_pages.split_gaps(book, study, table, compared)
+    compared = label_review.split_tests(study, book, predictions)
+    label_review.split_gaps(book, study, table, compared)
     gaps = {row["metric"]: row["value"] for row in book.rows.values()}
     assert gaps["accuracy gap"] == pytest.approx(10 / 12 - 6 / 12)
 
@@ -251,7 +251,7 @@ def slides_as_groups(table):
 
 
 def test_a_label_that_the_stain_denies_is_doubted_most(study, patches):
-    doubts = label_pages.rank_labels(study, patches, pd.DataFrame(), slides_as_groups(patches))
+    doubts = label_review.rank_labels(study, patches, pd.DataFrame(), slides_as_groups(patches))
     first = doubts.iloc[0]
     assert first["patch"] == "train04"
     assert first["suggested"] > first["score"] == 0
@@ -271,11 +271,11 @@ def heard(study, table, predictions, monkeypatch, *, groups=None):
         label_doubt, "out_of_fold_probabilities", lambda features, score, groups: groups
     )
     monkeypatch.setattr(
-        label_pages, "_stain_measures", lambda table: (np.zeros(n), np.zeros(n), np.zeros((n, 1)))
+        label_review, "_stain_measures", lambda table: (np.zeros(n), np.zeros(n), np.zeros((n, 1)))
     )
     if groups is None:
         groups = slides_as_groups(table)
-    label_pages.rank_labels(study, table, predictions, groups)
+    label_review.rank_labels(study, table, predictions, groups)
     return asked
 
 
@@ -340,12 +340,12 @@ DOUBTS = doubts_table(
 
 
 def test_the_most_doubtful_are_the_first_with_a_doubt():
-    assert label_pages.most_doubtful(DOUBTS, most=2)["patch"].tolist() == ["a", "b"]
-    assert label_pages.most_doubtful(DOUBTS, most=9)["patch"].tolist() == ["a", "b", "c"]
+    assert label_review.most_doubtful(DOUBTS, most=2)["patch"].tolist() == ["a", "b"]
+    assert label_review.most_doubtful(DOUBTS, most=9)["patch"].tolist() == ["a", "b", "c"]
 
 
 def test_the_table_of_doubts_writes_scores_and_counts_all():
-    shown = label_pages.doubt_table(DOUBTS, DOUBTS[:1])
+    shown = label_review.doubt_table(DOUBTS, DOUBTS[:1])
     assert texts(shown)[6:12] == ["a", "0", "3+", "0.99", "in doubt", "networks say 3+"]
     assert "2 of 7 scores are doubted, 1 are not visible in their patch; of 1 nothing" in shown
 
@@ -360,13 +360,13 @@ def test_pictures_of_doubtful_patches_say_what_is_doubted(tmp_path, book, monkey
 
     monkeypatch.setattr(plots, "gallery", keep_titles)
     table = patch_table(tmp_path / "images", [0, 1]).assign(name=["b", "a"])
-    shown = label_pages.doubt_figure(book, table, DOUBTS[:2])
+    shown = label_review.doubt_figure(book, table, DOUBTS[:2])
     assert titles == [
         "a\ngiven 0, evidence 3+\nin doubt, doubt 0.99",
         "b\ngiven 1+, evidence 2+\nin doubt, doubt 0.80",
     ]
     assert "Research use only." in shown
-    assert "<figure>" in label_pages.doubt_figure(book, table, DOUBTS[:0])
+    assert "<figure>" in label_review.doubt_figure(book, table, DOUBTS[:0])
 
 
 # --- read again ---------------------------------------------------------------------------------
@@ -378,7 +378,7 @@ def sheet_table(tmp_path):
 
 
 def test_each_doubted_patch_goes_out_with_an_undoubted_one_of_its_score(study, sheet_table):
-    folder = label_pages.hand_out_sheets(study, sheet_table, DOUBTS, DOUBTS[:3])
+    folder = label_review.hand_out_sheets(study, sheet_table, DOUBTS, DOUBTS[:3])
     key = pd.read_csv(folder / "key.csv", keep_default_na=False)
     sizes = key.groupby("rater")["patch"].nunique()
     assert sizes.to_dict() == {"reader_1": 5, "reader_2": 5}
@@ -391,13 +391,13 @@ def test_each_doubted_patch_goes_out_with_an_undoubted_one_of_its_score(study, s
 
 
 def test_sheets_are_written_once_and_what_readers_filled_in_stays(study, sheet_table):
-    folder = label_pages.hand_out_sheets(study, sheet_table, DOUBTS, DOUBTS[:3])
+    folder = label_review.hand_out_sheets(study, sheet_table, DOUBTS, DOUBTS[:3])
     file = folder / "reader_1" / "sheet.csv"
     sheet = pd.read_csv(file, dtype=str, keep_default_na=False)
     sheet["score"] = "2+"
     sheet.to_csv(file, index=False)
     key = (folder / "key.csv").read_bytes()
-    assert label_pages.hand_out_sheets(study, sheet_table, DOUBTS, DOUBTS[:3]) == folder
+    assert label_review.hand_out_sheets(study, sheet_table, DOUBTS, DOUBTS[:3]) == folder
     assert set(pd.read_csv(file, dtype=str)["score"]) == {"2+"}
     assert (folder / "key.csv").read_bytes() == key
     ratings, problems = sheets.rounds(folder.parent)
@@ -405,21 +405,21 @@ def test_sheets_are_written_once_and_what_readers_filled_in_stays(study, sheet_t
 
 
 def test_other_doubts_make_another_round_and_none_make_no_sheet(study, sheet_table):
-    first = label_pages.hand_out_sheets(study, sheet_table, DOUBTS, DOUBTS[:3])
-    second = label_pages.hand_out_sheets(study, sheet_table, DOUBTS, DOUBTS[:1])
+    first = label_review.hand_out_sheets(study, sheet_table, DOUBTS, DOUBTS[:3])
+    second = label_review.hand_out_sheets(study, sheet_table, DOUBTS, DOUBTS[:1])
     assert first != second
     assert (second / "key.csv").exists()
-    nothing = label_pages.hand_out_sheets(study, sheet_table, DOUBTS, DOUBTS[:0])
+    nothing = label_review.hand_out_sheets(study, sheet_table, DOUBTS, DOUBTS[:0])
     assert not nothing.exists()
 
 
 def test_settled_scores_are_written_only_when_they_change(study):
     settled = pd.DataFrame({"patch": ["a"], "score": [0], "reread": [3]})
-    file = label_pages.keep_settled_scores(study, settled)
+    file = label_review.keep_settled_scores(study, settled)
     assert file.read_text(encoding="utf-8") == "patch,reread\na,3\n"
     before = file.stat().st_mtime_ns
-    assert label_pages.keep_settled_scores(study, settled).stat().st_mtime_ns == before
-    label_pages.keep_settled_scores(study, settled.assign(reread=2))
+    assert label_review.keep_settled_scores(study, settled).stat().st_mtime_ns == before
+    label_review.keep_settled_scores(study, settled.assign(reread=2))
     assert pd.read_csv(file)["reread"].tolist() == [2]
 
 
@@ -427,7 +427,7 @@ def test_before_anything_is_read_the_page_says_where_the_sheets_lie(study):
     nobody = pd.DataFrame(columns=sheets.TIDY)
     folder = study.folder / "reading" / "12345678"
     settled = pd.DataFrame(columns=["patch", "score", "reread"])
-    shown = label_pages.reading_sentences(study, folder, nobody, settled, ["a sheet is missing"])
+    shown = label_review.reading_sentences(study, folder, nobody, settled, ["a sheet is missing"])
     assert "No sheet is filled in yet: made/reading/12345678 holds one for each" in shown
     assert "<p>a sheet is missing</p>" in shown
 
@@ -435,7 +435,7 @@ def test_before_anything_is_read_the_page_says_where_the_sheets_lie(study):
 def test_afterwards_it_says_what_was_settled_and_how_to_train_with_it(study):
     ratings = pd.DataFrame({"patch": ["a", "a", "b", "b", "c"], "rater": "x"})
     settled = pd.DataFrame({"patch": ["a", "b"], "score": [0, 1], "reread": [3, 1]})
-    shown = label_pages.reading_sentences(study, study.folder, ratings, settled, [])
+    shown = label_review.reading_sentences(study, study.folder, ratings, settled, [])
     assert "3 patches were read again: 2 are settled, 1 of them with another score; 1 not" in shown
     assert "reports/made/reading/reread.csv" in shown
 
@@ -446,7 +446,7 @@ def test_the_same_answers_are_measured_against_given_and_reread_scores(study, bo
     names = ["test10", "test11", "elsewhere"]
     settled = pd.DataFrame({"patch": names, "score": [2, 3, 0], "reread": [1, 0, 1]})
     before = cohen_kappa_score(TRUTH, MOST, weights="quadratic")
-    shown = label_pages.reread_table(book, study, table, compared, settled)
+    shown = label_review.reread_table(book, study, table, compared, settled)
     name = compared.tests[1].name
     values = {row["metric"]: row["value"] for row in book.rows.values() if row["run"] == name}
     assert values["kappa quadratic before re-reading"] == pytest.approx(before)
@@ -458,7 +458,7 @@ def test_the_same_answers_are_measured_against_given_and_reread_scores(study, bo
 def test_with_nothing_settled_or_predicted_there_is_no_such_table(study, book):
     compared, table = compared_tests(study, book, MOST, HALF, TRUTH)
     nothing = pd.DataFrame(columns=["patch", "score", "reread"])
-    assert label_pages.reread_table(book, study, table, compared, nothing) == ""
-    unpredicted = label_pages.split_tests(study, book, pd.DataFrame())
+    assert label_review.reread_table(book, study, table, compared, nothing) == ""
+    unpredicted = label_review.split_tests(study, book, pd.DataFrame())
     settled = pd.DataFrame({"patch": ["test10"], "score": [2], "reread": [1]})
-    assert label_pages.reread_table(book, study, table, unpredicted, settled) == ""
+    assert label_review.reread_table(book, study, table, unpredicted, settled) == ""

@@ -7,7 +7,7 @@ from made_panel import made_panel
 
 from her2lib.maps import attribution, focus
 from her2lib.networks import checkpoint
-from her2lib.report import panel as panels
+from her2lib.pages import map_panel as panels
 from her2lib.study.claims import read_claims
 
 
