@@ -193,7 +193,7 @@ def statistics(scratch):
         "confusion": agreement.confusion_counts(truth, a),
         "kappa matrix": np.stack(agreement.kappa_matrix(read, weights="quadratic", **options)),
         "temperature": np.array([calibration.fit_temperature(truth, runs[0])]),
-        "cooled": calibration.apply_temperature(runs[0], 1.7),
+        "tempered": calibration.apply_temperature(runs[0], 1.7),
         "prior": calibration.prior_corrected(runs[0], trained=np.array([0.4, 0.3, 0.2, 0.1])),
         "spearman": np.array([agreement.spearman(truth, a)]),
         "groups": intervals.resampling_groups(["a", "b"], ["s", "t"], ["1", "2"])[0].to_numpy(
@@ -242,8 +242,8 @@ def training(scratch):
             f"{network}/{column}": history[column].to_numpy()
             for column in history.select_dtypes("number")
         }
-    twin = train.shuffle_labels(small, seed=3)
-    return found | {"shuffled": twin.score}
+    shuffled = train.shuffle_labels(small, seed=3)
+    return found | {"shuffled": shuffled.score}
 
 
 def maps(scratch):

@@ -116,7 +116,7 @@ def test_the_plan_is_printed_and_nothing_runs(capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.csv"))
 
 
-def test_phantoms_take_every_setting_and_name_a_misspelt_misleader(capsys, tmp_path):
+def test_phantoms_take_every_setting_and_name_a_misspelt_artefact(capsys, tmp_path):
     wanted = [
         "phantom",
         tmp_path / "a",

@@ -14,9 +14,8 @@ def test_latex_compiles(tmp_path):
     table = pd.DataFrame({"a & b": ["50 %", "_x^2 # $1"], "long": ["word " * 60, "{~}"]})
     body = tables.latex(table, "100 % of {all}", label="t")
     (tmp_path / "t.tex").write_text(
-        r"\documentclass{article}\usepackage{array,booktabs}\usepackage[T1]{fontenc}\begin{document}"
-        + body
-        + r"\end{document}"
+        r"\documentclass{article}\usepackage{array,booktabs}"
+        r"\usepackage[T1]{fontenc}\begin{document}" + body + r"\end{document}"
     )
     assert (
         subprocess.run(
