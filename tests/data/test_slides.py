@@ -130,7 +130,7 @@ def test_killed_and_resumed_there_is_no_missing_or_doubled_patch(tmp_path, pictu
     command = [
         sys.executable,
         "-m",
-        "her2lib.cli",
+        "her2lib.cli.command",
         "tile",
         str(slide),
         "--mpp",

@@ -14,6 +14,7 @@ from examples import bci, plant
 from PIL import Image
 
 from her2lib import cli, files
+from her2lib.cli import data_verbs, score_verbs, study_verbs
 from her2lib.data.slides import tile_slides
 from her2lib.explorer.page import publish_page
 from her2lib.phantoms.dataset import write_phantoms
@@ -97,7 +98,7 @@ def test_a_run_on_faulty_data_stops_before_any_notebook(capsys, tmp_path, monkey
 
 def test_help_is_instant_and_complete():
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "her2lib.cli", "--help"],
+        [sys.executable, "-X", "importtime", "-m", "her2lib.cli.command", "--help"],
         capture_output=True,
         text=True,
         check=True,
@@ -190,12 +191,12 @@ def test_a_number_out_of_range_is_refused_in_a_sentence(capsys, tmp_path, monkey
 @pytest.mark.parametrize(
     ("verb", "function"),
     [
-        (cli.phantom, write_phantoms),
-        (cli.tile, tile_slides),
-        (cli.score, score_paths),
-        (cli.sheet, write_sheets),
-        (cli.consensus, write_to_manifest),
-        (cli.explorer, publish_page),
+        (data_verbs.phantom, write_phantoms),
+        (data_verbs.tile, tile_slides),
+        (score_verbs.score, score_paths),
+        (score_verbs.sheet, write_sheets),
+        (score_verbs.consensus, write_to_manifest),
+        (study_verbs.explorer, publish_page),
     ],
 )
 def test_defaults_of_the_command_line_are_those_of_the_library(verb, function):
@@ -222,7 +223,7 @@ def test_twenty_faults_are_left_out_and_named_in_the_report(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "her2lib.cli",
+        "her2lib.cli.command",
         "run",
         "--data",
         root,
@@ -292,7 +293,7 @@ resamples = 50
         "HER2_REPORTS": str(tmp_path / "reports"),
         "HER2_CACHE": str(tmp_path / "cache"),
     }
-    command = [sys.executable, "-m", "her2lib.cli"]
+    command = [sys.executable, "-m", "her2lib.cli.command"]
     done = subprocess.run(
         [*command, "run", str(file)], capture_output=True, text=True, env=environment, timeout=1200
     )
