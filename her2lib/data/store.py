@@ -45,7 +45,8 @@ def open_store(
 ) -> Patches:
     """Patches of the table's rows, images (N,3,side_px,side_px) uint8 mapped from a file.
 
-    table: as read_table returns it; its column "set" becomes Patches.subset.
+    table: as read_table returns it; its column "set" becomes Patches.subset. A column field_px
+    says of which middle square in px each file is read (common_field.with_common_field); 0: all.
     folder: where the file is kept. It is built on first use, and again when an image has changed.
     workers: threads that decode, as many as there are cores unless given.
     skip_bad: leave out images that do not decode; lost_patches names them.
@@ -88,16 +89,32 @@ def lost_patches(table: pd.DataFrame, *, side_px: int, folder: Path | str) -> pd
     return pd.DataFrame(rows, columns=["name", "problem", "remedy"])
 
 
-def decode_patch(path: Path | str | BinaryIO, side_px: int) -> tuple[np.ndarray, int]:
-    """((3,side_px,side_px) uint8, side in px before): a file's middle square, antialiased."""
+def decode_patch(
+    path: Path | str | BinaryIO, side_px: int, *, field_px: int = 0
+) -> tuple[np.ndarray, int]:
+    """((3,side_px,side_px) uint8, side in px before): a file's middle square, antialiased.
+
+    field_px: side of that square in px of the file, 0 for the largest. A file that is smaller is
+    mirrored at its edges, so that its cells keep their size.
+    """
     image = read_pixels(path)
-    side = min(image.size)
+    side = field_px or min(image.size)
+    if side > min(image.size):
+        image = _mirrored(image, side)
     left = (image.width - side) // 2
     top = (image.height - side) // 2
     square = (left, top, left + side, top + side)
     image = image.resize((side_px, side_px), RESAMPLE, box=square)
     # (H,W,3) -> (3,H,W)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)), side
+
+
+def _mirrored(image, side):
+    """PIL image whose sides are at least side px, continued by reflection where it was smaller."""
+    missing = [max(0, side - length) for length in (image.height, image.width)]
+    margins = [(total // 2, total - total // 2) for total in missing]
+    pixels = np.pad(np.asarray(image), [*margins, (0, 0)], mode="reflect")
+    return Image.fromarray(pixels)
 
 
 def _warn_of_enlarged(original_px, side_px):
@@ -121,9 +138,21 @@ def _store_file(table, side_px, folder, progress):
         path = table["path"].iloc[unreadable[0]]
         fault = facts.fault[unreadable[0]]
         raise DataError(f"{path} has changed since the data were read ({fault}): read them again.")
-    key = json.dumps([VERSION, side_px, int(RESAMPLE), list(facts.digest)])
+    settings = [VERSION, side_px, int(RESAMPLE), list(facts.digest)]
+    fields_px = _fields_px(table)
+    # Stores of whole files keep the names that they have had.
+    if any(fields_px):
+        settings.append(fields_px)
+    key = json.dumps(settings)
     name = hashlib.sha256(key.encode()).hexdigest()[:24]
     return Path(folder, f"{name}.npy")
+
+
+def _fields_px(table):
+    """list of int, the side of the square that is read of each file; 0 for the largest."""
+    if "field_px" not in table:
+        return [0] * len(table)
+    return [int(field_px) for field_px in table["field_px"]]
 
 
 def _read_facts(file):
@@ -201,13 +230,15 @@ def _check_space(folder, n_bytes):
 def _decode_all(table, part, side_px, *, progress, workers, skip_bad):
     """dict (rows, original_px, lost, bytes) of the patches decoded into the file part, in order."""
 
-    def decode(path):
-        return _decode_or_say(path, side_px)
+    def decode(job):
+        path, field_px = job
+        return _decode_or_say(path, side_px, field_px)
 
     rows = []
     original_px = []
     lost = []
-    bar = tqdm(table["path"], desc=f"decoding to {side_px} px", unit="patch", disable=not progress)
+    jobs = list(zip(table["path"], _fields_px(table), strict=True))
+    bar = tqdm(jobs, desc=f"decoding to {side_px} px", unit="patch", disable=not progress)
     with (
         part.open("wb") as out,
         contextlib.closing(map_ahead(decode, bar, workers=workers)) as results,
@@ -228,10 +259,10 @@ def _decode_all(table, part, side_px, *, progress, workers, skip_bad):
     return {"rows": rows, "original_px": original_px, "lost": lost, "bytes": n_bytes}
 
 
-def _decode_or_say(path, side_px):
+def _decode_or_say(path, side_px, field_px):
     """(image (3,side_px,side_px) uint8, side in px, "") of a file, or (None, 0, what is wrong)."""
     try:
-        image, side = decode_patch(path, side_px)
+        image, side = decode_patch(path, side_px, field_px=field_px)
     except MemoryError:
         raise
     # A stranger's bytes raise anything in a decoder.

@@ -1,0 +1,64 @@
+"""One length of tissue a side for all patches of a cohort: a cell has one size to a network.
+
+A network sees squares of side_px pixels and no scale: 240 um and 960 um of tissue look alike to it
+in everything but the size of cells.
+"""
+
+import numpy as np
+import pandas as pd
+
+# A side within this fraction of the common one is left whole: resampling would only soften it.
+SAME = 0.02
+# An estimated scale is uncertain by about this fraction, so smaller differences mean nothing.
+SAME_IF_ESTIMATED = 0.25
+# Mirrored to more than twice its side, a patch would be mostly mirror.
+MOST_MIRRORED = 2.0
+
+
+def with_common_field(
+    table: pd.DataFrame, sides_px: np.ndarray, *, field_um: float | None = None
+) -> tuple[pd.DataFrame, list[str]]:
+    """(table with field_px, the middle square of each file that is read, 0 for all; sentences).
+
+    table: as read_source returns it, with mpp and, where it was estimated, mpp_from "estimated".
+    sides_px: (N,) the shorter side of each file in px.
+    field_um: the side in micrometres that all shall have; None for the median of the table.
+    Patches of unknown scale are read whole, and so are those less than half as long as field_um.
+
+    Example: table, notes = with_common_field(table, sides_px)
+    """
+    sides_um = table["mpp"].to_numpy(float) * np.asarray(sides_px, float)
+    known = np.isfinite(sides_um)
+    if field_um is None and known.any():
+        field_um = float(np.median(sides_um[known]))
+    if field_um is None or not np.isfinite(field_um):
+        return table.assign(field_px=0), []
+
+    tolerance = np.full(len(table), SAME)
+    if "mpp_from" in table:
+        tolerance[table["mpp_from"] == "estimated"] = SAME_IF_ESTIMATED
+    ratio = np.where(known, sides_um / field_um, 1.0)
+    differs = np.abs(ratio - 1) > tolerance
+    too_small = ratio * MOST_MIRRORED < 1
+    resampled = differs & ~too_small
+    wanted_px = np.round(field_um / table["mpp"].to_numpy(float).clip(1e-6))
+    field_px = np.where(resampled, np.nan_to_num(wanted_px), 0).astype(int)
+    return table.assign(field_px=field_px), _sentences(field_um, ratio, resampled, too_small)
+
+
+def _sentences(field_um, ratio, resampled, too_small):
+    """list of str for page one: how many patches were cut to the common field, or mirrored."""
+    cropped = int((resampled & (ratio > 1)).sum())
+    mirrored = int((resampled & (ratio < 1)).sum())
+    sentences = []
+    if cropped or mirrored:
+        sentences.append(
+            f"All patches are brought to fields of {field_um:.0f} micrometres a side: {cropped} "
+            f"larger ones show their middle, {mirrored} smaller ones are mirrored at their edges."
+        )
+    if too_small.any():
+        sentences.append(
+            f"{int(too_small.sum())} patches show less than half of {field_um:.0f} micrometres a "
+            "side and are read whole: their cells look too large to a network."
+        )
+    return sentences
