@@ -23,7 +23,7 @@ from her2lib.data import images, patches, slide_groups, splits, store
 from her2lib.maps import attribution, faithfulness, focus, imputation, interventions
 from her2lib.networks import models, recipes, train
 from her2lib.phantoms import dataset
-from her2lib.readers import label_doubt, sheets
+from her2lib.readers import label_doubt, votes
 from her2lib.report import published
 from her2lib.stats import agreement, calibration, compare, intervals
 
@@ -169,9 +169,9 @@ def ratings(scratch):
     read = np.clip(rng.integers(0, 4, (60, 1)) + rng.integers(-1, 2, (60, 3)), 0, 3)
     read[rng.random((60, 3)) < 0.1] = -1
     return {
-        "majority": sheets.consensus(read),
-        "median": sheets.consensus(read, how="median"),
-        "left out": sheets.leave_one_out(read),
+        "majority": votes.consensus(read),
+        "median": votes.consensus(read, how="median"),
+        "left out": votes.leave_one_out(read),
     }
 
 

@@ -23,7 +23,7 @@ import openslide
 import tifffile
 from PIL import Image
 
-from her2lib.data import slides
+from her2lib.data import field_cutter, slides
 from her2lib.files import usable_cores
 from her2lib.phantoms import dataset
 
@@ -133,7 +133,9 @@ def compare(slide, scratch, workers, turns):
             [slide], scratch / f"tiled{turn}", workers=workers, progress=False
         )
         tiler = time.perf_counter() - began
-        peer = turn_of_peer(slide, manifest, scratch / f"peer{turn}", workers, slides.PNG_LEVEL)
+        peer = turn_of_peer(
+            slide, manifest, scratch / f"peer{turn}", workers, field_cutter.PNG_LEVEL
+        )
         default = turn_of_peer(
             slide, manifest, scratch / f"default{turn}", workers, DEFAULT_PNG_LEVEL
         )

@@ -59,7 +59,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "networks.train": ["predict", "train"],
         "phantoms.dataset": ["write_phantoms"],
         "stain": ["rule_score"],
-        "stats.agreement": ["quadratic_kappa"],
         "stats.intervals": ["Estimate", "bootstrap"],
+        "stats.one_kappa": ["quadratic_kappa"],
     },
 )

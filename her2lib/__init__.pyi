@@ -12,8 +12,8 @@ from her2lib.networks.train import predict as predict
 from her2lib.networks.train import train as train
 from her2lib.phantoms.dataset import write_phantoms as write_phantoms
 from her2lib.stain import rule_score as rule_score
-from her2lib.stats.agreement import quadratic_kappa as quadratic_kappa
 from her2lib.stats.intervals import Estimate as Estimate
 from her2lib.stats.intervals import bootstrap as bootstrap
+from her2lib.stats.one_kappa import quadratic_kappa as quadratic_kappa
 
 __all__: list[str]

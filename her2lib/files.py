@@ -6,8 +6,10 @@ And the nearest right word where somebody wrote another one.
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,8 +51,18 @@ def make_folder(folder: Path | str) -> Path:
 
 
 def write_text(file: Path | str, text: str) -> Path:
-    """Path of a text file written whole: to a temporary name first, then renamed."""
-    return write_bytes(file, text.encode("utf-8"))
+    """Path of a text file written whole: to a temporary name first, then renamed.
+
+    Raises ValueError for a text with the name of a file whose bytes are no UTF-8.
+    """
+    try:
+        return write_bytes(file, text.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        line = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
+        raise ValueError(
+            f"{Path(file).name} cannot hold {line[:200]!r}: a name in it has letters that are no "
+            "UTF-8, as old disks write them. Rename that file or folder."
+        ) from error
 
 
 def write_bytes(file: Path | str, content: bytes) -> Path:
@@ -72,15 +84,42 @@ def write_table(file: Path | str, table: "pd.DataFrame") -> Path:
 
 
 def write_json(file: Path | str, record: Any) -> Path:
-    """Path of a JSON file written whole."""
-    return write_text(file, json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n")
+    """Path of a JSON file written whole; letters that are no UTF-8 are escaped, and read back."""
+    text = json.dumps(record, indent=1, ensure_ascii=False, default=str)
+    if re.search("[\ud800-\udfff]", text):
+        text = json.dumps(record, indent=1, default=str)
+    return write_text(file, text + "\n")
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file holds; an empty dict when there is none."""
+    """What a JSON file holds; an empty dict when there is none.
+
+    Raises ValueError for a file that is damaged.
+    """
     if not file.is_file():
         return {}
-    return json.loads(file.read_text(encoding="utf-8"))
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    # Text that is no JSON, or bytes that are no UTF-8.
+    except ValueError as error:
+        raise ValueError(
+            f"{file} is damaged (no whole JSON): take it away and give the command that wrote it."
+        ) from error
+
+
+def keep_old(file: Path | str) -> Path | None:
+    """Path of a copy of a file that is about to be changed, <stem>.before-<date> beside it.
+
+    None where there is no such file. One copy a day: a later one replaces it where it differs.
+    """
+    file = Path(file)
+    if not file.is_file():
+        return None
+    old = file.with_name(f"{file.stem}.before-{date.today().isoformat()}{file.suffix}")
+    content = file.read_bytes()
+    if not old.is_file() or old.read_bytes() != content:
+        write_bytes(old, content)
+    return old
 
 
 # --- fingerprints -----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from her2lib.scores import COLOURS, SCORES
+from her2lib.scores import ALL_SCORES, COLOURS, SCORES
 
 INK = "#222222"
 GREY = "#999999"
@@ -70,12 +70,15 @@ def close(figure):
 # --- what there is, and how it was learnt -----------------------------------------------------
 
 
-def counts(table, ax):
-    """ax with one bar per set, stacked by score; table is sets x scores of counts."""
+def counts(table, ax, *, scores=ALL_SCORES):
+    """ax with one bar per set, stacked by score; table is sets x scores of counts.
+
+    scores are those that the study declares, as positions in SCORES.
+    """
     rows = range(len(table))
     legible = 0.04 * table.to_numpy().sum(1).max()  # a narrower bar has no room for its number
     left = np.zeros(len(table))
-    for name, colour in zip(SCORES, COLOURS, strict=True):
+    for name, colour in ((SCORES[score], COLOURS[score]) for score in scores):
         width = table.get(name, pd.Series(0, table.index)).to_numpy(float)
         ax.barh(rows, width, left=left, color=colour, label=name, edgecolor="white")
         for row in np.flatnonzero(width > legible):
@@ -108,8 +111,11 @@ def curves(history, ax, *, what="accuracy", null=None):
 # --- agreement --------------------------------------------------------------------------------
 
 
-def confusion(matrix, ax, *, title=""):
-    """ax with a confusion matrix of (4,4) counts; cells say fraction of row and count."""
+def confusion(matrix, ax, *, title="", scores=ALL_SCORES):
+    """ax with a confusion matrix of (q,q) counts; cells say fraction of row and count.
+
+    scores are those of its rows and columns, as positions in SCORES.
+    """
     matrix = np.asarray(matrix, float)
     totals = matrix.sum(1)
     fraction = matrix / np.maximum(totals[:, None], 1)
@@ -120,11 +126,12 @@ def confusion(matrix, ax, *, title=""):
         percent = f"{100 * value:.0f} %"
         _write(ax, column, row - 0.1, percent, color=colour, size=15, weight=weight)
         _write(ax, column, row + 0.24, f"{matrix[row, column]:.0f}", color=colour, size=10)
-    labels = [f"{name}\n(n={total:.0f})" for name, total in zip(SCORES, totals, strict=True)]
+    names = [SCORES[score] for score in scores]
+    labels = [f"{name}\n(n={total:.0f})" for name, total in zip(names, totals, strict=True)]
     ax.set(
-        xticks=range(len(SCORES)),
-        xticklabels=SCORES,
-        yticks=range(len(SCORES)),
+        xticks=range(len(names)),
+        xticklabels=names,
+        yticks=range(len(names)),
         yticklabels=labels,
         xlabel="predicted score",
         ylabel="true score",
@@ -167,16 +174,21 @@ def matrix(values, ax, *, names, low, high):
     return ax
 
 
-def strips(values, scores, ax, *, ylabel):
-    """ax with every value (N,) as a dot in the column of its score (N,) int, medians as bars."""
+def strips(values, true_scores, ax, *, ylabel, scores=ALL_SCORES):
+    """ax with every value (N,) as a dot in the column of its score (N,) int, medians as bars.
+
+    scores are the columns that there are, as positions in SCORES.
+    """
     rng = np.random.default_rng(0)
-    for score, colour in enumerate(COLOURS):
-        column = np.asarray(values, float)[np.asarray(scores) == score]
+    for score in scores:
+        colour = COLOURS[score]
+        column = np.asarray(values, float)[np.asarray(true_scores) == score]
         x = score + rng.uniform(-0.25, 0.25, len(column))
         ax.scatter(x, column, s=12, color=colour, alpha=0.7, lw=0)
         if len(column):
             ax.hlines(np.median(column), score - 0.32, score + 0.32, color=INK, lw=2.5)
-    ax.set(xticks=range(len(SCORES)), xticklabels=SCORES, ylabel=ylabel)
+    names = [SCORES[score] for score in scores]
+    ax.set(xticks=scores, xticklabels=names, ylabel=ylabel)
     return ax
 
 

@@ -5,9 +5,12 @@ Images are uint8 (B,3,H,W) on any device; mpp is micrometres a pixel, None where
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
+
+from her2lib.scores import ALL_SCORES
 
 # Rows: haematoxylin, DAB (Ruifrok & Johnston 2001, to three digits), residual = their normalised
 # cross product; columns R, G, B. Own constants, because scikit-image changed its rgb2hed values
@@ -151,15 +154,25 @@ def rule_value(images: torch.Tensor, *, mpp: float | None = None) -> torch.Tenso
     return _chunked(_rule_values, images, None, mpp=mpp)
 
 
-def rule_score(values: torch.Tensor, *, cuts: tuple[float, ...] = CUTS) -> torch.Tensor:
+def rule_score(
+    values: torch.Tensor,
+    *,
+    cuts: tuple[float, ...] = CUTS,
+    scores: Sequence[int] = ALL_SCORES,
+) -> torch.Tensor:
     """(B,) int64 score 0..3 of rule values (B,) or uint8 images (B,3,H,W).
 
-    The cuts hold for pixels of about 0.5 um, not of 2.
+    The cuts hold for pixels of about 0.5 um, not of 2. scores are those that a study declares, as
+    positions in SCORES: the nearest of them is answered, the lower one of two as near.
     """
     if values.ndim == 4:
         values = rule_value(values)
     edges = torch.tensor(cuts, device=values.device, dtype=values.dtype)
-    return torch.bucketize(values, edges, right=True)
+    answered = torch.bucketize(values, edges, right=True)
+    declared = torch.tensor(scores, device=values.device)
+    # argmin takes the first of equal distances, the lower score
+    nearest = (answered[..., None] - declared).abs().argmin(-1)
+    return declared[nearest]
 
 
 def px(images: torch.Tensor, micrometres: float, mpp: float | None) -> float:

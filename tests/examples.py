@@ -1,11 +1,13 @@
 """Inputs that several test files share: BCI-shaped folders, manifests, planted faults."""
 
+import functools
 import json
 import shutil
 import sys
 import textwrap
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -15,11 +17,36 @@ from her2lib.scores import SCORES
 
 
 def picture(path, seed, side_px=48):
-    """Path of a PNG of noise; no two seeds give the same bytes."""
-    array = np.random.default_rng(seed).integers(0, 255, (side_px, side_px, 3), dtype=np.uint8)
+    """Path of a PNG of H-DAB tissue, which the field gate lets through; a seed, its bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
+    Image.fromarray(tissue_pixels(seed, side_px)).save(path)
     return path
+
+
+def pictures(root, *files):
+    """A folder with a picture at each of these paths, no two alike."""
+    for i, file in enumerate(files):
+        picture(root / file, [77, i])
+    return root
+
+
+def tissue_pixels(seed, side_px):
+    """(side_px,side_px,3) uint8, a window of one phantom with a grain of its own."""
+    rng = np.random.default_rng(seed)
+    whole = _phantom_pixels()
+    y, x = rng.integers(0, len(whole) - side_px, 2)
+    window = whole[y : y + side_px, x : x + side_px].astype(int)
+    return (window + rng.integers(-2, 3, window.shape)).clip(0, 255).astype(np.uint8)
+
+
+@functools.cache
+def _phantom_pixels():
+    return dataset.make_patch(3, side_px=320, mpp=1.0, truth=False, score=2).image
+
+
+def phantom_patch(seed, *, score, side_px=64):
+    """(side_px,side_px,3) uint8, a small phantom of this score at 1 um a pixel."""
+    return dataset.make_patch(seed, side_px=side_px, mpp=1.0, truth=False, score=score).image
 
 
 def bci(root, *, train=8, test=4, he=True):
@@ -41,6 +68,15 @@ def manifest(root, *rows, head="path,score"):
             picture(root / name, i)
     (root / "manifest.csv").write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
     return root
+
+
+def fill_sheets(folder, scores):
+    """Fills the sheet of every reader in a folder of write_sheets with {patch: written score}."""
+    key = pd.read_csv(folder / "key.csv", dtype=str).set_index("code")
+    for sheet in folder.glob("*/sheet.csv"):
+        rows = pd.read_csv(sheet, dtype=str, keep_default_na=False)
+        rows["score"] = [scores[key.patch[code]] for code in rows.code]
+        rows.to_csv(sheet, index=False)
 
 
 def one_problem(problems, text):
@@ -81,7 +117,7 @@ def _plant_odd_images(root):
     alpha, palette, grey, wide, ink, turned, large, small = files
     opened = {file: Image.open(file).convert("RGB") for file in files}
     opened[alpha].convert("RGBA").save(alpha)
-    opened[palette].quantize(16).save(palette)
+    opened[palette].quantize(256).save(palette)
     opened[grey].convert("L").save(grey)
     sixteen_bits = np.asarray(opened[wide].convert("L")).astype(np.uint16) * 256
     Image.fromarray(sixteen_bits).save(wide)
@@ -153,11 +189,21 @@ def _by_name(root, sentences):
 
 def move_project(monkeypatch, root, *, reports=None):
     """Makes every loaded module of the library take root for the project."""
-    folders = {"ROOT": (files.ROOT, root), "REPORTS": (files.REPORTS, reports or root / "reports")}
+    _move(monkeypatch, "ROOT", root)
+    _move(monkeypatch, "REPORTS", reports or root / "reports")
+
+
+def move_results(monkeypatch, root):
+    """Makes every loaded module write its reports and caches below root; the project stays."""
+    _move(monkeypatch, "REPORTS", root / "reports")
+    _move(monkeypatch, "CACHE", root / "cache")
+
+
+def _move(monkeypatch, constant, folder):
+    real = vars(files)[constant]
     for name, module in list(sys.modules.items()):
-        for constant, (real, instead) in folders.items():
-            if name.startswith("her2lib") and vars(module).get(constant) == real:
-                monkeypatch.setattr(module, constant, instead)
+        if name.startswith("her2lib") and vars(module).get(constant) == real:
+            monkeypatch.setattr(module, constant, folder)
 
 
 SLIDE_MPP = 0.5

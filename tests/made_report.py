@@ -5,7 +5,7 @@ import html
 import numpy as np
 import pandas as pd
 
-from her2lib.readers import sheets
+from her2lib.readers import votes
 from her2lib.stats import agreement, compare, intervals
 from her2lib.stats.intervals import Estimate, bootstrap
 
@@ -141,7 +141,7 @@ class MadeReport:
         )
         self.add(kappas, run=kappas.a + " ~ " + kappas.b, **columns)
         people = read[:, :3]
-        others = np.column_stack([sheets.leave_one_out(people), sheets.consensus(people)[0]])
+        others = np.column_stack([votes.leave_one_out(people), votes.consensus(people)[0]])
         for k, rater in enumerate(raters):
             known = (others[:, k] >= 0) & (read[:, k] >= 0)
             estimates = {

@@ -1,6 +1,6 @@
 """Files are written whole or not at all; fingerprints are equal where contents are."""
 
-import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,8 +35,49 @@ def test_every_writer_returns_its_file_and_makes_its_folder(tmp_path):
 def test_a_file_that_is_not_there_is_an_empty_record(tmp_path):
     assert files.read_json(tmp_path / "none.json") == {}
     (tmp_path / "half.json").write_text('{"a": 1')
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(ValueError, match=r"half\.json is damaged"):
         files.read_json(tmp_path / "half.json")
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    for content in (b'{"a": ', b"\xff\xfe", b""):
+        (tmp_path / "run.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"run\.json is damaged.*take it away"):
+            files.read_json(tmp_path / "run.json")
+
+
+def test_a_name_of_bytes_that_are_no_utf_8_is_kept_in_json_and_refused_in_a_table(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    file = files.write_json(tmp_path / "a.json", {name: "ä😀"})
+    assert files.read_json(file) == {name: "ä😀"}
+    with pytest.raises(ValueError, match=r"a\.csv cannot hold 'caf.*Rename"):
+        files.write_text(tmp_path / "a.csv", f"path\n{name},1\nb.png\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json"]
+
+
+def test_the_old_file_is_kept_beside_what_changes_it(tmp_path):
+    file = files.write_text(tmp_path / "mine.v1.toml", "old")
+    old = files.keep_old(file)
+    files.write_text(file, "new")
+    assert old.read_text() == "old"
+    assert old.name.startswith("mine.v1.before-20")
+    assert old.suffix == ".toml"
+    assert files.keep_old(tmp_path / "absent.csv") is None
+
+
+def test_an_old_file_is_kept_once_a_day_beside_the_new(tmp_path):
+    assert files.keep_old(tmp_path / "manifest.csv") is None
+    file = files.write_text(tmp_path / "manifest.csv", "typed")
+    old = files.keep_old(file)
+    assert old.name.startswith("manifest.before-")
+    assert old.suffix == ".csv"
+    assert old.read_text() == file.read_text() == "typed"
+    written = old.stat().st_mtime_ns
+    assert files.keep_old(file) == old
+    assert old.stat().st_mtime_ns == written
+    files.write_text(file, "typed more")
+    assert files.keep_old(file).read_text() == "typed more"
+    assert sorted(tmp_path.iterdir()) == [old, file]
 
 
 def test_paths_of_study_files_are_relative_to_the_project(monkeypatch, tmp_path):

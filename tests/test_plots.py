@@ -30,6 +30,16 @@ def test_confusion_says_share_and_count_of_every_cell(ax):
     ]
 
 
+def test_a_study_of_fewer_scores_has_no_row_bar_or_column_of_the_others(ax):
+    plots.confusion([[3, 1, 0], [0, 0, 0], [0, 0, 5]], ax, scores=(1, 2, 3))
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["1+\n(n=4)", "2+\n(n=0)", "3+\n(n=5)"]
+    plots.strips([0.1, 0.2], [1, 3], ax, ylabel="value", scores=(1, 2, 3))
+    assert ax.get_xticks().tolist() == [1, 2, 3]
+    plots.counts(pd.DataFrame({"1+": [1], "3+": [9]}, index=["train"]), ax, scores=(1, 2, 3))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["1+", "2+", "3+"]
+
+
 def test_counts_stack_to_the_total(ax):
     plots.counts(pd.DataFrame({"0": [1], "3+": [9]}, index=["train"]), ax)
     assert sum(bar.get_width() for bar in ax.patches) == 10

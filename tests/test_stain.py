@@ -279,6 +279,9 @@ def test_rule_score_cuts():
     values = torch.tensor([0.0, low - 1e-6, low + 1e-6, middle + 1e-6, high + 1e-6, 9.0])
     assert stain.rule_score(values).tolist() == [0, 0, 1, 2, 3, 3]
     assert stain.rule_score(torch.tensor([0.5]), cuts=(0.1, 0.2, 0.9)).tolist() == [2]
+    # a study of fewer scores is answered by the nearest, the lower one of two as near
+    assert stain.rule_score(values, scores=(1, 2, 3)).tolist() == [1, 1, 1, 2, 3, 3]
+    assert stain.rule_score(values, scores=(0, 2, 3)).tolist() == [0, 0, 0, 2, 3, 3]
 
 
 def test_rule_rises_with_intensity_and_share(field):

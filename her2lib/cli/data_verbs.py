@@ -6,13 +6,16 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from her2lib.cli.options import (
+    FIND_OUT_FLAGS,
     Count,
     CountOrNone,
+    DataFlags,
     Flag,
     Fraction,
     Mpp,
     Seed,
     SidePx,
+    Workers,
     app,
     print_problems,
 )
@@ -21,20 +24,41 @@ from her2lib.study.config import StudyError
 
 
 @app.command
-def check(path: Path, *, deep: Flag = False, csv: Path | None = None) -> int:
-    """List every problem of a data set with its remedy.
+def check(
+    path: Path,
+    *,
+    stated: DataFlags = FIND_OUT_FLAGS,
+    mpp: Mpp | None = None,
+    tables_only: Flag = False,
+    deep: Flag = False,
+    csv: Path | None = None,
+) -> int:
+    """Say as what a data set is read, and list every problem with its remedy.
 
     Args:
-        path: BCI folder, folder of score folders, or manifest.csv.
+        path: Folder as it was brought, a public set as downloaded, or a table (.csv, .xlsx).
+        mpp: Micrometres a pixel of patches that do not state it.
+        tables_only: Open no image: read names and tables alone.
         deep: Decode every image as well (finds truncated files).
-        csv: Write the table here too.
+        csv: Write every problem here too, a row each.
     """
-    from her2lib.data.patches import check_patches
+    from her2lib.data.judging import problem_lines
+    from her2lib.data.patches import count_patches, read_source
 
-    problems, summary = check_patches(path, deep=deep)
-    print(summary)
-    for row in problems.itertuples():
-        print(f"{row.severity:8} {row.file}\n         {row.problem}\n         Remedy: {row.remedy}")
+    source = read_source(
+        path,
+        choices=stated.choices(mpp=mpp),
+        open_images=not tables_only,
+        deep=deep,
+        progress=True,
+    )
+    problems = source.problems
+    for sentence in source.sentences:
+        print(sentence)
+    if len(source.table):
+        print(count_patches(source.table))
+    for line in problem_lines(problems):
+        print(line)
     if csv:
         write_table(csv, problems)
     return int((problems["severity"] == "error").any())
@@ -58,7 +82,7 @@ def phantom(
     raters: CountOrNone = 0,
     without: list[str] | None = None,
     with_: Annotated[list[str] | None, Parameter(name="--with")] = None,
-    workers: Count | None = None,
+    workers: Workers | None = None,
 ) -> int:
     """Write a BCI-shaped folder of synthetic patches.
 
@@ -109,34 +133,52 @@ def tile(
     mpp: Mpp = 0.46,
     side_px: Annotated[SidePx, Parameter(name=["--side", "--side-px"])] = 1024,
     slide_mpp: Mpp | None = None,
-    workers: Count | None = None,
+    enlarge: Flag = False,
+    regions: Path | None = None,
+    region_class: list[str] | None = None,
+    region_fraction: Fraction | None = None,
+    allow: list[Path] | None = None,
+    workers: Workers | None = None,
 ) -> int:
     """Cut whole slides into patches at a stated mpp.
 
     Args:
-        slides: Slides, or folders of slides, of any format OpenSlide reads.
+        slides: Slides, or folders of slides, of any format OpenSlide reads; folders below too.
         out: New or unfinished folder; the same command goes on.
         tissue: Least fraction of tissue in a patch.
-        patients: CSV table with the columns slide, patient.
+        patients: Table (CSV or .xlsx) with the columns slide, patient.
         mpp: Micrometres a pixel of the patches.
         side_px: Side of the patches in pixels.
         slide_mpp: Micrometres a pixel of the slides' full resolution, where the file does not say.
+        enlarge: Cut slides of fewer pixels too, enlarged up to twice; the manifest says so.
+        regions: GeoJSON of QuPath, or a folder with one a slide: cut only there.
+        region_class: Only regions of this class; may be repeated.
+        region_fraction: Least fraction of a patch in a region (default: its centre lies in one).
+        allow: Folder outside that links may lead into; may be repeated.
         workers: Processes that cut (default: every core).
     """
-    from her2lib.data.slides import read_patients, tile_slides
+    from her2lib.data.slides import tile_slides
+    from her2lib.data.tile_tables import read_patients
 
     if not slides:
         raise StudyError("Name at least one slide, or a folder of slides.")
-    manifest, problems = tile_slides(
+    tiling = tile_slides(
         slides,
         out,
         mpp=mpp,
         side_px=side_px,
         slide_mpp=slide_mpp,
         tissue=tissue,
+        enlarge=enlarge,
+        regions=regions,
+        region_class=region_class or (),
+        region_fraction=region_fraction,
         patients=read_patients(patients),
+        allow=allow or (),
         workers=workers,
     )
-    n_slides = manifest["slide"].nunique()
-    print(f"{len(manifest)} patches of {n_slides} slides: {out / 'manifest.csv'}")
-    return print_problems(problems)
+    n_slides = tiling.manifest["slide"].nunique()
+    print(f"{len(tiling.manifest)} patches of {n_slides} slides: {out / 'manifest.csv'}")
+    for sentence in tiling.notes:
+        print(sentence)
+    return print_problems(tiling.problems)

@@ -1,18 +1,22 @@
 """Verbs on scores: score, sheet, consensus."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from her2lib.cli.options import (
-    Count,
+    FIND_OUT_FLAGS,
     CountOrNone,
+    DataFlags,
+    Flag,
     Fraction,
     Mpp,
     Names,
     Seed,
     SidePx,
+    Workers,
     app,
     print_problems,
 )
@@ -23,12 +27,16 @@ from her2lib.study.config import StudyError, load_study
 def score(
     *paths: Path,
     run: str,
+    stated: DataFlags = FIND_OUT_FLAGS,
     out: Path | None = None,
     maps: CountOrNone = 200,
+    patch_mpp: Mpp | None = None,
     mpp: Mpp = 0.46,
     side_px: Annotated[SidePx, Parameter(name=["--side", "--side-px"])] = 1024,
     slide_mpp: Mpp | None = None,
-    workers: Count | None = None,
+    enlarge: Flag = False,
+    regions: Path | None = None,
+    workers: Workers | None = None,
 ) -> int:
     """Score new patches or slides with a finished run.
 
@@ -37,32 +45,41 @@ def score(
         run: reports/<study>/runs/<run>, or <study>/<run>.
         out: Folder for tables and maps (default reports/<study>/scored/<run>).
         maps: At most so many patches get a map.
-        mpp: Micrometres a pixel of the patches cut from slides.
-        side_px: Their side in pixels.
+        patch_mpp: Micrometres a pixel of images and patches that do not state it.
+        mpp: Micrometres a pixel at which slides are cut into patches.
+        side_px: Side in pixels of the patches cut from slides.
         slide_mpp: Micrometres a pixel of the slides' full resolution, where the file does not say.
+        enlarge: Cut slides of fewer pixels than --mpp asks for too, enlarged up to twice.
+        regions: GeoJSON of QuPath, or a folder with one a slide: slides are cut only there.
         workers: Processes that cut (default: every core).
     """
-    from her2lib import scoring
+    from her2lib.data.judging import visible_text
+    from her2lib.scoring.paths import find_run, score_paths
 
     if not paths:
         raise StudyError("Name at least one image, folder, manifest.csv or slide.")
-    finished_run = scoring.find_run(run)
+    finished_run = find_run(run)
     folder = out or finished_run.resolve().parents[1] / "scored" / finished_run.name
-    table, slides, notes, problems = scoring.score_paths(
+    table, slides, notes, problems = score_paths(
         paths,
         finished_run,
         folder=folder,
         maps=maps,
+        choices=stated.choices(mpp=patch_mpp),
         mpp=mpp,
         side_px=side_px,
         slide_mpp=slide_mpp,
+        enlarge=enlarge,
+        regions=regions,
         workers=workers,
     )
+    for note in notes:
+        print(visible_text(note))
     print(table["score"].value_counts().sort_index().rename("patches").to_string())
     for row in slides[slides["metric"] == "summary score"].itertuples():
-        print(f"{row.slide}: {row.value} ({row.n} patches)")
-    print(*notes, f"Tables, maps and heat maps: {folder}", sep="\n")
-    return print_problems(problems)
+        print(visible_text(f"{row.slide}: {row.value} ({row.n} patches)"))
+    print(f"Tables, maps and heat maps: {folder}")
+    return print_problems([visible_text(problem) for problem in problems])
 
 
 @app.command
@@ -70,6 +87,7 @@ def sheet(
     source: str,
     *,
     readers: Names,
+    stated: DataFlags = FIND_OUT_FLAGS,
     repeats: Fraction = 0.1,
     into: Path = Path("sheets"),
     seed: Seed = 0,
@@ -82,47 +100,79 @@ def sheet(
         repeats: Fraction of patches that each reader gets twice.
         into: New folder for the sheets and their key.
     """
+    from her2lib.data.layout_sentences import count_text
     from her2lib.readers.sheets import write_sheets
 
-    table = _patches_of(source)
+    table, problems = _patches_of(source, stated)
+    if table.empty:
+        raise StudyError(
+            f"No patch of {source} can be used, so there is nothing to read; `her2 check {source}` "
+            "lists why."
+        )
     folder = write_sheets(table, into, readers=readers, repeats=repeats, seed=seed)
-    print(f"{len(table)} patches for each of {len(readers)} readers: {folder}.")
+    print(f"{len(table)} patches for each of {count_text(len(readers), 'reader')}: {folder}.")
     print("Keep key.csv back; each reader gets one folder.")
-    return 0
+    for line in problems:
+        print(line, file=sys.stderr)
+    return int(bool(problems))
 
 
 @app.command
-def consensus(*sheets: Path, into: Path, how: Literal["majority", "median"] = "majority") -> int:
-    """Write the readings of filled sheets, and their consensus, into a manifest.
+def consensus(
+    *sheets: Path,
+    into: Path,
+    how: Literal["majority", "median"] = "majority",
+    readers: Names | None = None,
+    score_word: tuple[str, ...] = (),
+    dry_run: Flag = False,
+) -> int:
+    """Write the readings of filled sheets, and the consensus of all readings, into a manifest.
 
     Args:
-        sheets: Folders of `her2 sheet`, or CSVs: patch and a column per reader.
-        into: manifest.csv; its old scores are kept as score_given.
+        sheets: Folders of `her2 sheet`, or tables (.csv, .xlsx): patch and a column per reader.
+        into: manifest.csv; its old scores are kept as score_given, the old file beside it.
         how: How several readings of a patch become one score.
+        readers: The readers that count: --readers anna ben (default: every column of scores).
+        score_word: What a word means as a score: negative=0; may be repeated.
+        dry_run: Say who was read and what would be settled, write nothing.
     """
-    from her2lib.data.patches import read_table
-    from her2lib.readers.sheets import collect_readings, write_to_manifest
+    from her2lib.data.choices import read_score_words
+    from her2lib.readers.merging import gather_readings, merge_into_manifest, open_manifest
 
     if not sheets:
-        raise StudyError("Name at least one folder of sheets, or a CSV of readings.")
-    names = set(read_table(into)[0]["name"])
-    ratings, problems = collect_readings(sheets, patches=names)
-    for sentence in [*problems, *write_to_manifest(into, ratings, how=how)]:
+        raise StudyError("Name at least one folder of sheets, or a table of readings.")
+    score_words = read_score_words(score_word)
+    manifest, names = open_manifest(into)
+    readings = gather_readings(
+        sheets, patches=names, readers=readers or (), score_words=score_words
+    )
+    for sentence in [*readings.sentences, *readings.problems]:
         print(sentence)
-    return int(bool(problems))
+    merger = merge_into_manifest(manifest, readings.ratings, how=how, score_words=score_words)
+    print(*merger.sentences, sep="\n")
+    if dry_run:
+        print("This was a dry run: nothing was written.")
+    else:
+        print(merger.write())
+    return int(bool(readings.problems))
 
 
 # --- helpers ----------------------------------------------------------------------------------
 
 
-def _patches_of(source):
-    """DataFrame of the patches of a study, with its external set, or of a folder or manifest."""
+def _patches_of(source, stated):
+    """(DataFrame of the patches of a study, or of a folder or manifest; lines on what is not)."""
     import pandas as pd
 
-    from her2lib.data.patches import read_table
+    from her2lib.data.judging import problem_lines, visible_text
+    from her2lib.data.patches import read_source
     from her2lib.study.cohort import read_cohort
 
-    if Path(source).exists():
-        return read_table(Path(source))[0]
-    tables, _ = read_cohort(load_study(source))
-    return pd.concat(tables, ignore_index=True)
+    if not Path(source).exists():
+        tables, _ = read_cohort(load_study(source))
+        return pd.concat(tables, ignore_index=True), []
+    read = read_source(Path(source), choices=stated.choices(), progress=True)
+    for sentence in read.sentences:
+        print(visible_text(sentence))
+    errors = read.problems[read.problems["severity"] == "error"]
+    return read.table, problem_lines(errors)

@@ -2,8 +2,19 @@
 
 from pathlib import Path
 
-from her2lib.cli.options import Count, Flag, SidePx, app
-from her2lib.study.config import Study, StudyError, load_study, make_study, study_files
+from her2lib import files
+from her2lib.cli.options import (
+    FIND_OUT_FLAGS,
+    Count,
+    DataFlags,
+    Flag,
+    Mpp,
+    SidePx,
+    Workers,
+    app,
+)
+from her2lib.files import did_you_mean
+from her2lib.study.config import Study, StudyError, load_study, made_files, study_files
 
 
 @app.command
@@ -17,11 +28,13 @@ def run(
     side_px: SidePx | None = None,
     epochs: Count | None = None,
     skip_bad: Flag = False,
+    mpp: Mpp | None = None,
+    stated: DataFlags = FIND_OUT_FLAGS,
     only: str | None = None,
     force: Flag = False,
     dry_run: Flag = False,
-    workers: Count | None = None,
-    per_gpu: Count = 1,
+    workers: Workers | None = None,
+    per_gpu: Workers = 1,
     scheduler: str | None = None,
     insecure: Flag = False,
 ) -> int:
@@ -36,6 +49,7 @@ def run(
         side_px: With --data: side length of the patches given to the network.
         epochs: With --data: epochs of training.
         skip_bad: With --data: leave faulty files out and name them in the report.
+        mpp: With --data: micrometres a pixel of patches that do not state it.
         only: Only these notebooks or runs ('vit*') and what they need.
         force: Do again what is complete.
         dry_run: Print the plan and its cost, run nothing.
@@ -48,15 +62,23 @@ def run(
 
     if data and study:
         raise StudyError("Give a study or --data, not both.")
+    changes = {"weights": weights, "side_px": side_px, "epochs": epochs}
+    choices = stated.choices(mpp=mpp)
+    made = None
     if data:
-        changes = {"weights": weights, "side_px": side_px, "epochs": epochs}
-        study = str(_study_of_data(data, name or "", network or ["resnet18"], skip_bad, changes))
-    if not study:
-        known = ", ".join(file.stem for file in study_files())
-        raise StudyError(f"Name a study ({known}) or give --data PATH.")
-    loaded = load_study(study)
-    if not dry_run:
-        _check_data(loaded)
+        made = _study_of_data(data, name or "", network or [], skip_bad, choices, changes)
+        print("".join(f"{sentence}\n" for sentence in made.sentences), end="")
+        loaded = made.study()
+    else:
+        about_data = choices.stated()
+        about_data["score_word"] = about_data.pop("score_words", {})
+        flags = {"name": name, "network": network, "skip_bad": skip_bad, **changes, **about_data}
+        _refuse_flags_of_data(flags)
+        loaded = _known_study(study)
+    if made or not dry_run:
+        _check_data(loaded, open_images=not dry_run)
+    if made and not dry_run:
+        made.write()
     print(f"{loaded.name}: {loaded.question}")
     summary = execute_study(
         loaded,
@@ -80,16 +102,17 @@ def status(study: str) -> int:
     """Show how far a study is; works from another terminal."""
     from her2lib.runner.execute import study_status
 
-    print(study_status(load_study(study)).to_string(index=False))
+    print(study_status(_known_study(study)).to_string(index=False))
     return 0
 
 
 @app.command
 def report(study: str) -> int:
     """Render reports/<study>/report.html again."""
-    from her2lib.report.render import render_report
+    loaded = _known_study(study)
+    from her2lib.report.render import render_report  # only now: it brings matplotlib
 
-    print(f"Report: {render_report(load_study(study))}")
+    print(f"Report: {render_report(loaded)}")
     return 0
 
 
@@ -100,9 +123,14 @@ def explorer(study: str, *, patches: Count = 48) -> int:
     Args:
         patches: How many patches, the test set first.
     """
-    from her2lib.explorer.page import publish_page
+    from her2lib.study.results import is_finished
 
-    print(f"Explorer: {publish_page(load_study(study), patches=patches)}")
+    loaded = _known_study(study)
+    if not any(is_finished(loaded, row["run"]) for row in loaded.runs()):
+        raise StudyError(f"Study {loaded.name} has no finished run yet: her2 run {loaded.name}")
+    from her2lib.explorer.page import publish_page  # only now: it brings torch
+
+    print(f"Explorer: {publish_page(loaded, patches=patches)}")
     return 0
 
 
@@ -112,7 +140,7 @@ def diff(study_a: str, study_b: str) -> int:
     from her2lib.report.findings import move_sentence, moved_numbers
     from her2lib.report.sections import all_numbers, known_as
 
-    studies = [load_study(study_a), load_study(study_b)]
+    studies = [_known_study(study_a), _known_study(study_b)]
     tables = [all_numbers(study) for study in studies]
     for study, table in zip(studies, tables, strict=True):
         if table.empty:
@@ -133,13 +161,21 @@ def diff(study_a: str, study_b: str) -> int:
 def audit(file: str) -> int:
     """Recompute reported numbers: a .toml of reported figures, or a study's own report."""
     from her2lib.report.findings import exit_code
-    from her2lib.report.published import audit_file
+    from her2lib.report.published import audit_file, holds_figures
     from her2lib.report.recount import audit_report
 
-    if _holds_reported_figures(file):
+    if file.endswith(".toml") and holds_figures(file):
         findings = audit_file(file)
     else:
-        findings = audit_report(load_study(file).folder)
+        study = _known_study(file)
+        for name in ("numbers.csv", "report.html"):
+            if not (study.folder / name).is_file():
+                raise StudyError(f"Study {study.name} has no numbers yet: her2 run {study.name}")
+        findings = audit_report(study.folder, scores=study.declared_scores)
+    if findings.empty:
+        print(
+            f"Nothing in {file} can be checked: no figure has parts, a number of patches or a rate."
+        )
     for row in findings.itertuples():
         print(f"{row.verdict:14} {row.sentence}")
     return exit_code(findings)
@@ -148,33 +184,75 @@ def audit(file: str) -> int:
 # --- helpers ----------------------------------------------------------------------------------
 
 
-def _study_of_data(data, name, networks, skip_bad, changes):
-    """Path of a study file made for a user's folder or manifest."""
+def _known_study(name):
+    """Study by its name or file; raises for the form, and where its folder is another study's."""
+    from her2lib.study.making import FORM, check_folder
+
+    if not name:
+        known = ", ".join(file.stem for file in study_files())
+        raise StudyError(f"Name a study ({known}) or give --data PATH.")
+    study = load_study(name)
+    if study.file.resolve() == (files.ROOT / "studies" / f"{FORM}.toml").resolve():
+        hint = ""
+        if made_files():
+            hint = did_you_mean(FORM, [file.stem for file in made_files()])
+        raise StudyError(
+            f"studies/{FORM}.toml is the empty form that `her2 run --data PATH` fills in: give "
+            f"--data, or the name of a study made so.{hint}"
+        )
+    check_folder(study)
+    return study
+
+
+def _refuse_flags_of_data(flags):
+    """None; raises for a flag that says something of a study to be made, where none is made."""
+    for flag, value in flags.items():
+        if value:
+            raise StudyError(
+                f"--{flag.replace('_', '-')} belongs to --data PATH: a study that is there says it "
+                "in its own file."
+            )
+
+
+def _study_of_data(data, name, networks, skip_bad, choices, changes):
+    """MadeStudy of a user's folder or manifest; nothing is written yet."""
+    from her2lib.study.making import prepare_study
+
     wanted = {key: value for key, value in changes.items() if value}
     if "weights" in wanted and Path(wanted["weights"]).is_file():
         # as typed here, whatever folder a notebook runs in
         wanted["weights"] = str(Path(wanted["weights"]).resolve())
-    return make_study(data, name=name, networks=networks, skip_bad=skip_bad, **wanted)
+    return prepare_study(
+        data, name=name, networks=networks, skip_bad=skip_bad, choices=choices, **wanted
+    )
 
 
-def _check_data(study: Study):
-    """None; one sentence about data that cannot be used, before any notebook starts."""
+def _check_data(study: Study, *, open_images: bool):
+    """None; one sentence about data that cannot be used, before any notebook starts.
+
+    open_images: False, for a dry run, looks at names and tables alone and writes nothing.
+    """
     paths = []
     if study.data["source"] != "phantom":
         paths.append(study.cohort_path)
     if study.data["external"] and study.external_path:
         paths.append(study.external_path)
     for path in paths:
-        from her2lib.data import patches  # not for phantoms, which need no check
-
         if not path.exists():
             raise StudyError(
                 f"There is nothing at {path}: put the patches there, "
                 f"or correct [data] in {study.file.name}."
             )
-        _, problems = patches.read_table(path, cache=study.store, progress=True)
-        if not study.data["skip_bad"]:
-            patches.stop_on_errors(problems, path=path)
+    if paths:
+        from her2lib.study import cohort  # not for phantoms, which need no check
+
+        sources = cohort.read_sources(study, open_images=open_images)
+        print(*cohort.reading_notes(study, sources), sep="\n")
+        if not (sources[0].table["score"] >= 0).any():
+            raise StudyError(
+                f"No usable patch of {study.cohort_path} has a score, so no study can be made of "
+                "it; `her2 score` reads patches without scores."
+            )
 
 
 def _write_pages(study, summary, *, partly):
@@ -193,8 +271,3 @@ def _write_pages(study, summary, *, partly):
     if anything_new and any(is_finished(study, row["run"]) for row in study.runs()):
         print(f"Explorer: {publish_page(study)}")
     print(f"Report: {render_report(study)}")
-
-
-def _holds_reported_figures(file):
-    """bool, whether a file is a table of reported figures and not a study's own file."""
-    return file.endswith(".toml") and "[data]" not in Path(file).read_text(encoding="utf-8")

@@ -2,13 +2,24 @@
 
 reading         a folder or manifest -> Cohort: table, patches, notes, problems, in one call
 layouts         where patches lie and what is written about them: BCI, score folders, manifests
+manifests       a table of patches -> rows as written, what was taken for which column
+tables          one reader for every table that people bring, in any dialect, .xlsx too
+table_files     files that hold a table taken apart into rows of text
 images          is an image file whole, what does it hold, its pixels as plain RGB
+field           is a picture a field in haematoxylin and DAB, or H&E, a nuclear stain, blank …
+colours         what the numbers of a file mean: 16 bits a channel, profiles other than sRGB
+browser_copies  copies of patches that every browser shows, without their metadata
 patches         what is wrong with the files, sentence by sentence; Patches, which all else takes
 splits          training, validation and test sets that cut through no patient or slide
 store           every patch decoded once into one memory-mapped uint8 file
-slides          whole slides cut into patches, with tissue_finder and slide_grid
+slides          whole slides cut into patches, with tissue_finder, slide_grid and field_cutter
+slide_files     which files are slides, what each is called, which one a written name means
+tile_tables     the tables of cut slides, merged with what people typed into them
+annotations     GeoJSON of QuPath: fields and scores out, drawn regions in
 new_patches     images, folders, manifests and slides that are to be scored, as one table
+new_folders     what lies at one such path: rows, slides, and what is neither
 slide_groups    patches without slide ids grouped by borders, stain and texture
+scale           micrometres a pixel, estimated from nuclei and membranes, by blob_filters
 """
 
 import lazy_loader

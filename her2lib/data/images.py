@@ -18,6 +18,7 @@ from filelock import FileLock
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
+from her2lib.data import colours
 from her2lib.files import read_json, usable_cores, write_text
 
 # Named, so that no rarer decoder (PostScript, PSD) meets a stranger's file.
@@ -25,6 +26,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 MAX_PX = 8192**2
 MIN_SIDE_PX = 32
 MAX_BYTES = 2**28
+RULES = 2  # goes up when the same file would be judged otherwise, so kept results are read again
 
 COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "RGBX", "RGBa")
 PRINT_MODES = ("CMYK", "LAB", "HSV", "YCbCr")
@@ -93,10 +95,30 @@ FAULTS = {
         "it has a palette of at most 256 colours",
         "export it in full colour",
     ),
+    "numbers": (
+        "error",
+        "its numbers cannot be read as colours ({})",
+        "export it with 8 bits a channel",
+    ),
+    "range": (
+        "error",
+        "its 16-bit numbers fill no range of 8, 10, 12, 14 or 16 bits ({}): too dark, or scaled",
+        "export it with 8 bits a channel",
+    ),
     "16-bit": (
         "warning",
-        "it has 16 bits a channel: the upper 8 are kept",
-        "export 8 bits a channel",
+        "it has 16 bits a channel ({})",
+        "export it with 8 bits a channel, if that range is wrong",
+    ),
+    "profile": (
+        "warning",
+        "its colours follow a profile other than sRGB: they are moved to sRGB",
+        "nothing, or export it in sRGB",
+    ),
+    "bad profile": (
+        "warning",
+        "its colour profile cannot be read: the colours are taken as sRGB",
+        "export it in sRGB",
     ),
     "turned": (
         "warning",
@@ -119,21 +141,27 @@ class DataError(ValueError):
 
 
 def read_pixels(source: Path | str | BinaryIO) -> Image.Image:
-    """PIL image, RGB: upright by EXIF, transparency on white, the upper 8 of 16 bits, no palette.
+    """PIL image, RGB, in sRGB: upright by EXIF, transparency on white, no palette.
 
-    Raises DataError where the header tells that the pixels cannot be trusted (grey, print, size).
+    16 bits a channel are scaled by the range that they fill (colours.true_depth).
+    Raises DataError where the file tells that the pixels cannot be trusted (grey, print, size).
     """
     with Image.open(source, formats=FORMATS) as opened:
-        _, fault, detail, _ = _judge_header(opened)
-        if fault:
-            _, problem, remedy = FAULTS[fault]
-            raise DataError(f"{source}: {problem.format(detail)}; {remedy}.")
-        image = ImageOps.exif_transpose(opened)
+        _, fault, detail, notes = _judge_header(opened)
+        refuse(source, fault, detail)
+        if "16-bit" in notes:
+            image = _read_deep(source)
+            # Pillow turns a TIFF as it loads it, and its tag is gone then.
+            opened.load()
+            image.getexif()[EXIF_ORIENTATION] = opened.getexif().get(EXIF_ORIENTATION, 1)
+        else:
+            image = opened
+        image = ImageOps.exif_transpose(image)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
-        return image.convert("RGB")
+        return colours.to_srgb(image.convert("RGB"), opened.info.get("icc_profile"))
 
 
 def probe_files(
@@ -179,6 +207,23 @@ def probe_files(
     return pd.DataFrame(rows, columns=["digest", "side_px", "fault", "detail", "notes"])
 
 
+def stat_files(paths: Iterable[str]) -> pd.DataFrame:
+    """DataFrame as of probe_files, of what the file system says alone: nothing is opened."""
+    rows = []
+    for path in paths:
+        _, fault = _stamp_file(path)
+        # Its path stands for its bytes: what is listed twice is told.
+        rows.append(_no_image(fault, digest=path))
+    return pd.DataFrame(rows, columns=["digest", "side_px", "fault", "detail", "notes"])
+
+
+def refuse(source: object, fault: str, detail: str = "") -> None:
+    """Raises DataError, one sentence about a file, where there is a fault (a code in FAULTS)."""
+    if fault:
+        _, problem, remedy = FAULTS[fault]
+        raise DataError(f"{source}: {problem.format(detail)}; {remedy}.")
+
+
 def map_ahead(work: Callable, items: Iterable, *, workers: int | None = None) -> Generator:
     """Generator of work(item) in order, on threads; at most 4 results a thread wait in memory."""
     # Pillow decodes and resizes outside the interpreter lock: 2 threads and 2 processes both
@@ -202,7 +247,7 @@ def map_ahead(work: Callable, items: Iterable, *, workers: int | None = None) ->
 
 
 def _stamp_file(path):
-    """([bytes, mtime, ctime], "") of a file, or (None, fault) where there is nothing to read."""
+    """([RULES, bytes, mtime, ctime], "") of a file, or (None, fault) where nothing can be read."""
     try:
         facts = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -214,7 +259,7 @@ def _stamp_file(path):
     if not facts.st_size:
         return None, "empty"
     # ctime moves even where a copy keeps size and mtime.
-    return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns], ""
+    return [RULES, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns], ""
 
 
 def _must_read(stamped, checked, deep):
@@ -243,8 +288,13 @@ def _probe_file(path, deep):
             side_px, fault, detail, notes = _judge_header(image)
             if not fault:
                 _check_whole(image, content, deep)
+        if "16-bit" in notes:
+            fault, detail = _judge_range(content)
         return [digest, side_px, fault, detail, notes]
     except UnidentifiedImageError:
+        numbers = colours.tiff_numbers(content)
+        if numbers:
+            return _no_image("numbers", numbers, digest=digest)
         return _no_image("foreign", digest=digest)
     except Image.DecompressionBombError:
         return _no_image("huge", "over 178 million pixels", digest=digest)
@@ -271,16 +321,42 @@ def _judge_header(image):
     if image.mode not in COLOUR_MODES:
         return [side_px, "grey", image.mode, []]
 
+    is_deep = colours.has_16_bits(image)
+    if is_deep and not colours.can_read_16_bits(image):
+        return [side_px, "numbers", "16 bits a channel, stored in a rare order", []]
+
+    profile_note = colours.profile_note(image)
     # getexif would decode a whole PNG to look for a late tag.
     may_be_turned = image.format != "PNG" or "exif" in image.info
     conversions = {
         "alpha": image.has_transparency_data,
         "palette": image.mode in ("P", "PA"),
-        "16-bit": ";16" in str(image.tile),
+        "16-bit": is_deep,
+        "profile": profile_note == "profile",
+        "bad profile": profile_note == "bad profile",
         "turned": may_be_turned and image.getexif().get(EXIF_ORIENTATION, 1) > 1,
         "pages": getattr(image, "n_frames", 1) > 1,
     }
     return [side_px, "", "", [note for note, applies in conversions.items() if applies]]
+
+
+def _judge_range(content):
+    """(fault or "", detail) of a 16-bit image: the range that its values fill, which it decodes."""
+    values = colours.read_16_bits(io.BytesIO(content), FORMATS)
+    depth = colours.true_depth(values[..., :3])
+    fault = ""
+    if not depth:
+        fault = "range"
+    return fault, colours.range_words(values[..., :3], depth)
+
+
+def _read_deep(source):
+    """PIL image, RGB or RGBA of 8 bits, of a 16-bit file; DataError where no range fits."""
+    values = colours.read_16_bits(source, FORMATS)
+    depth = colours.true_depth(values[..., :3])
+    if not depth:
+        refuse(source, "range", colours.range_words(values[..., :3], depth))
+    return colours.to_8_bit_image(values, depth)
 
 
 def _check_whole(image, content, deep):

@@ -1,111 +1,81 @@
-"""Where patches lie and what is written about them: BCI folders, score folders, CSV manifests."""
+"""What lies at a path of a stranger: a table, or a folder whose layout is found by its evidence.
+
+The layout is named with an example, and what was left aside is counted; what could mean two things
+is refused with both readings and the flag that chooses.
+"""
 
 import os
-import re
-import unicodedata
-from collections.abc import Iterable
-from difflib import get_close_matches
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
-from her2lib import scores
+from her2lib.data import columns, folder_roles, listing, manifests, public_sets
+from her2lib.data import layout_sentences as sentences_
+from her2lib.data.choices import FIND_OUT, Choices
+from her2lib.data.columns import COLUMNS as COLUMNS
+from her2lib.data.columns import MPP as MPP
+from her2lib.data.columns import SUFFIXES as SUFFIXES
+from her2lib.data.columns import rater_columns as rater_columns
+from her2lib.data.folder_rows import crossed_sets, name_layout, rows_of, two_scores
 from her2lib.data.images import DataError
+from her2lib.data.layout_sentences import SLIDE_SUFFIXES
+from her2lib.data.listing import Listing
+from her2lib.data.tables import read_text_table
 
-# A patch after it was judged (a row of read_table), and before, all in text as it was written.
-COLUMNS = ("name", "path", "score", "slide", "patient", "mpp", "set", "he")
-RAW_COLUMNS = ("file", "path", "score", "slide", "patient", "mpp", "set", "he")
-# Besides path and score, a manifest may have these columns and one rater_* for each reader.
-OPTIONAL_COLUMNS = ("slide", "patient", "mpp", "set", "he")
-
-SETS = {
-    "": "",
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-    "external": "external",
-}
-# Headings that others write, and the column that is meant.
-SYNONYMS = {
-    "split": "set",
-    "fold": "set",
-    "label": "score",
-    "class": "score",
-    "file": "path",
-    "filename": "path",
-    "image": "path",
-    "case": "patient",
-    "wsi": "slide",
-}
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-# Micrometres a pixel, from oil immersion to a loupe; beyond, the unit is wrong (nm, mm).
-MPP = (0.05, 10.0)
-
-NOT_WRITTEN = -1
-NOT_A_SCORE = -2
+# A folder is read by one of these where it has one.
+MANIFESTS = ("manifest.csv", "manifest.tsv", "manifest.txt", "manifest.xlsx")
+# Readings, slides and patients of the patches that `her2 phantom` writes.
+PHANTOM_TABLE = "phantom.csv"
+PHANTOM_FILES = (PHANTOM_TABLE, "phantom.json")
 
 
-def read_csv(path: Path | str, **options) -> pd.DataFrame:
-    """DataFrame of str of a CSV file: commas, semicolons or tabs, UTF-8; options go to pandas."""
-    with open(path, encoding="utf-8-sig") as lines:
-        header = lines.readline()
-    # Spreadsheets of half of Europe write semicolons.
-    separator = max(",;\t", key=header.count)
-    return pd.read_csv(
-        path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", **options
-    )
+@dataclass(frozen=True)
+class Layout:
+    """What lies at a path and as what it was read, as written: nothing is judged yet."""
+
+    root: Path
+    rows: pd.DataFrame  # columns.RAW_COLUMNS and rater_*, text
+    problems: list  # (code in judging.PROBLEMS, file, details of its sentence)
+    name: str  # one of choices.LAYOUTS
+    looks_like: str = ""  # a public set by name
+    example: dict = field(default_factory=dict)  # path, score, set, slide, patient of one row
+    sentences: list[str] = field(default_factory=list)  # read as what; what was left aside
+    n_there: int = 0  # files that lie there, or rows of a table
+    n_partners: int = 0  # H&E images beside the rows
+    n_refused: int = 0  # files that are no rows, as they could be read in two ways
 
 
-def read_layout(path: Path) -> tuple[Path, pd.DataFrame, list]:
-    """(root, rows, problems): RAW_COLUMNS and rater_* of every file, as written; what is odd.
+def read_layout(path: Path, choices: Choices = FIND_OUT) -> Layout:
+    """Layout of a folder, or of a table (.csv, .tsv, .txt, .xlsx) of patches.
 
-    A problem is a tuple (code in patches.PROBLEMS, file, details of its sentence).
-    Raises DataError where there is nothing that could be a patch.
+    Raises DataError where there is nothing that could be a patch, or where what lies there could
+    be read in two ways; the sentence names both, and the flag that chooses.
+
+    Example: read_layout(Path("my_patches")).name is "folders"
     """
-    if path.is_file() and path.suffix.lower() == ".csv":
-        return _read_manifest(path)
+    if path.is_file() and path.suffix.lower() in manifests.SUFFIXES:
+        return _table_layout(path, choices)
     if not path.is_dir():
-        raise DataError(f"{path} is neither a folder nor a .csv manifest: check the path.")
-    if (path / "manifest.csv").is_file():
-        return _read_manifest(path / "manifest.csv")
-
-    root = _bci_root(path)
-    if root:
-        rows, problems = _read_bci(root)
-    else:
-        root = path
-        rows, problems = _read_score_folders(root)
-    if not rows:
         raise DataError(
-            f"{path} holds no patches: expected a manifest.csv (path,score), "
-            f"BCI's IHC/train and IHC/test, or folders named 0, 1+, 2+, 3+."
+            f"{path} is neither a folder nor a .csv, .tsv, .txt or .xlsx manifest: check the path."
         )
-    return root, _as_raw_table(pd.DataFrame(rows, dtype=object)), problems
+    table = _manifest_of(path, choices)
+    if table:
+        return _table_layout(table, choices)
+    return _folder_layout(path, choices)
 
 
-def parse_written_score(text: str) -> int:
-    """int 0..3, NOT_WRITTEN (-1) for an empty text, NOT_A_SCORE (-2) for what is no score."""
-    if not text:
-        return NOT_WRITTEN
-    try:
-        return scores.parse_score(text)
-    except ValueError:
-        return NOT_A_SCORE
+def paths_inside(
+    paths: Iterable[str], root: Path, *, allow: Sequence[Path | str] = ()
+) -> np.ndarray:
+    """(N,) bool, whether each path, every link followed, ends in root or allow; an empty one does.
 
-
-def rater_columns(frame: pd.DataFrame) -> list[str]:
-    """list of the columns that hold the readings of one rater each."""
-    return [column for column in frame if column.startswith("rater_")]
-
-
-def paths_inside(paths: Iterable[str], root: Path) -> np.ndarray:
-    """(N,) bool, whether each path, every link followed, ends in root; an empty path does."""
-    real_root = os.path.join(os.path.realpath(root), "")
+    allow: further folders that links and paths may lead into.
+    """
+    roots = listing.real_roots([root, *allow])
     # Many files lie in few folders: the links of a folder are followed once.
     folder_is_inside = {}
     inside = []
@@ -114,220 +84,279 @@ def paths_inside(paths: Iterable[str], root: Path) -> np.ndarray:
         if not path:
             inside.append(True)
         elif os.path.islink(path):
-            inside.append(os.path.realpath(path).startswith(real_root))
+            inside.append(listing.lies_in(path, roots))
         else:
             if folder not in folder_is_inside:
-                target = os.path.join(os.path.realpath(folder), "")
-                folder_is_inside[folder] = target.startswith(real_root)
+                folder_is_inside[folder] = listing.lies_in(folder, roots)
             inside.append(folder_is_inside[folder] and name != "..")
     return np.array(inside, bool)
 
 
-# --- manifests --------------------------------------------------------------------------------
+def roots_to_allow(paths: Iterable[str]) -> list[str]:
+    """list of str (N,), the folder that would have to be allowed for each path to be read.
 
-
-def _read_manifest(csv):
-    """(root, rows, problems) of a manifest; paths are relative to its folder."""
-    frame = _read_clean_csv(csv, "path", "score")
-    if frame.empty:
-        raise DataError(f"{csv} lists no patches: write one row per patch under path,score.")
-
-    known = ["path", "score", *OPTIONAL_COLUMNS, *rater_columns(frame)]
-    problems = []
-    for column in frame:
-        meant = _meant_column(column)
-        if column not in known and meant:
-            problems.append(("column", csv.name, (repr(column), meant)))
-
-    rows = frame[[column for column in frame if column in known]].astype(object)
-    rows["file"] = rows.path
-    rows["path"] = [_locate(csv.parent, text) for text in rows.path]
-    if "he" in rows:
-        rows["he"] = [_locate(csv.parent, text) for text in rows.he]
-    return csv.parent, _as_raw_table(rows), problems
-
-
-def _read_clean_csv(path, *needed):
-    """DataFrame of str as read_csv, stripped, columns in lower case, those needed among them."""
+    One folder for all where they share one that is no top of a file system.
+    """
+    folders = [os.path.dirname(os.path.realpath(path)) for path in paths]
+    if not folders:
+        return []
     try:
-        frame = read_csv(path, index_col=False, skipinitialspace=True)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: save it as 'CSV UTF-8'.") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        common = os.path.commonpath(folders)
+    # Paths on two drives share nothing.
+    except ValueError:
+        return folders
+    # /home or /mnt is no folder of data.
+    if len(Path(common).parts) <= 2:
+        return folders
+    return [common] * len(folders)
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def _manifest_of(folder, choices):
+    """Path of the manifest that a folder is read by; None where it is not read by one."""
+    if choices.layout not in ("", "manifest"):
+        return None
+    tables = [file for file in _entries(folder) if file.name.lower() in MANIFESTS]
+    if len(tables) > 1:
         raise DataError(
-            f"{path} is no table ({str(error).strip()}): "
-            f"give every row as many cells as the header."
-        ) from error
-    frame.columns = [str(column).strip().lower() for column in frame.columns]
-    for column in needed:
-        if column not in frame:
-            there = ", ".join(map(repr, frame.columns))
-            raise DataError(f"{path} has no column {column!r}, only {there}: name it so.")
-    return frame.fillna("").apply(lambda column: column.str.strip())
+            f"{folder} can be read in two ways: it holds {tables[0].name} and {tables[1].name}. "
+            f"Name the one that counts."
+        )
+    if not tables and choices.layout == "manifest":
+        raise DataError(f"{folder} holds no manifest.csv: name the table itself.")
+    return next(iter(tables), None)
 
 
-def _meant_column(heading):
-    """str, the column that a heading nearly is or is another word for; "" for none."""
-    if heading in SYNONYMS:
-        return SYNONYMS[heading]
-    close = get_close_matches(heading, ["rater_", *OPTIONAL_COLUMNS], n=1)
-    if not close:
-        return ""
-    return close[0]
+def _table_layout(table, choices):
+    """Layout of a table of patches."""
+    root, rows, problems, notes = manifests.read_manifest(table, choices)
+    example = sentences_.example_of(rows, choices)
+    sentences = [sentences_.read_as("manifest", example, detail=f" ({table.name})"), *notes]
+    return Layout(
+        root=root,
+        rows=rows,
+        problems=problems,
+        name="manifest",
+        example=example,
+        sentences=sentences,
+        n_there=len(rows),
+    )
 
 
-def _locate(folder, text):
-    """str, the path of a manifest's text, also with backslashes or in the other Unicode form."""
-    if not text:
-        return ""
-    path = os.path.join(folder, text)
-    if os.path.lexists(path):
-        return path
-    for form in ("NFC", "NFD"):
-        other = os.path.join(folder, unicodedata.normalize(form, text.replace("\\", "/")))
-        if os.path.lexists(other):
-            return other
-    return path
+# --- folders --------------------------------------------------------------------------------------
 
 
-def _as_raw_table(rows):
-    """DataFrame with RAW_COLUMNS and rater_*, "" where nothing is written."""
-    columns = [*RAW_COLUMNS, *rater_columns(rows)]
-    return rows.reindex(columns=columns, fill_value="").fillna("")
-
-
-# --- BCI folders ------------------------------------------------------------------------------
-
-
-def _bci_root(path):
-    """Path of the BCI folder at, above (for IHC itself) or one level below path; None for none."""
-    candidates = [path, *sorted(child for child in path.iterdir() if child.is_dir())]
-    if path.name == "IHC":
-        candidates = [path.parent]
-    roots = [folder for folder in candidates if (folder / "IHC").is_dir()]
-    if len(roots) > 1:
+def _folder_layout(path, choices):
+    """Layout of a folder without a manifest."""
+    path, lying = _list_data_folder(path, choices)
+    images = [file for file in lying.files if file.lower().endswith(SUFFIXES)]
+    public_set = _public_set(path, lying.files)
+    if public_set and public_set.holds == "slides":
         raise DataError(
-            f"{path} holds several BCI folders ({roots[0].name}, {roots[1].name}): "
+            f"{path} holds whole slides. {public_sets.sentence_of(public_set)} "
+            f"Cut them first: her2 tile {path} --out FOLDER."
+        )
+    if not images:
+        raise DataError(sentences_.nothing_sentence(path, lying))
+
+    root, tree = _one_root(path, folder_roles.read_tree(images))
+    ihc, he = _split_stains(path, tree)
+    partner_of = _partners(ihc, he)
+    name, level = name_layout(path, ihc, partner_of, public_set, choices, lying)
+    rows, origin = rows_of(root, ihc, partner_of, name, level, public_set, choices)
+    undecided, problems = two_scores(ihc, name, level, choices)
+    crossed, more_problems = crossed_sets(ihc, choices)
+    rows = _add_phantom_facts(rows[~undecided].reset_index(drop=True), root / PHANTOM_TABLE)
+    above = _above(root, path)
+    read = {f"{above}{file}" for file in [*rows["file"], *partner_of.values()]}
+    refused = {f"{above}{file}" for file in ihc["file"][undecided]}
+    problems += [*more_problems, *_problems_of_listing(lying)]
+    problems += _strays(above, lying, he, read)
+
+    example = sentences_.example_of(rows, choices)
+    sentences = [
+        sentences_.read_as(name, example, detail=_level_text(ihc, level)),
+        *origin,
+        *sentences_.crossing_sentences(crossed, undecided),
+        *_public_sentences(public_set),
+        *sentences_.aside_sentences(lying, read | refused),
+        *lying.sentences(),
+    ]
+    return Layout(
+        root=root,
+        rows=rows,
+        problems=problems,
+        name=name,
+        looks_like=getattr(public_set, "name", ""),
+        example=example,
+        sentences=sentences,
+        n_there=len(lying.files) + len(lying.left_aside),
+        n_partners=len(partner_of),
+        n_refused=int(undecided.sum()),
+    )
+
+
+def _list_data_folder(path, choices):
+    """(folder, Listing): of a folder; of IHC alone, the folder above with IHC and HE."""
+    if path.name.lower() != "ihc":
+        return path, _listing_of(path, choices)
+    folders = [path, *(child for child in _entries(path.parent) if child.name == "HE")]
+    files = []
+    left_aside = []
+    for folder in folders:
+        lying = _listing_of(folder, choices)
+        files += [f"{folder.name}/{file}" for file in lying.files]
+        left_aside += [(f"{folder.name}/{file}", code) for file, code in lying.left_aside]
+    return path.parent, Listing(path.parent, sorted(files), sorted(left_aside))
+
+
+def _listing_of(folder, choices):
+    """Listing of a folder; DataError where it may not be read."""
+    try:
+        return listing.list_files(folder, allow=choices.allow)
+    except OSError as error:
+        raise DataError(_locked_sentence(folder)) from error
+
+
+def _entries(folder):
+    """list of Path, what a folder holds, by name."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(_locked_sentence(folder)) from error
+
+
+def _locked_sentence(folder):
+    return f"{folder} may not be read: give yourself the right to read it."
+
+
+def _public_set(path, files):
+    """PublicSet that a folder looks like; None for none, and for phantoms, shaped like BCI."""
+    if any(PurePosixPath(file).name == PHANTOM_TABLE for file in files):
+        return None
+    pictures = [file for file in files if file.lower().endswith((*SUFFIXES, *SLIDE_SUFFIXES))]
+    return public_sets.recognise(path.name, pictures)
+
+
+def _one_root(path, tree):
+    """(folder that holds IHC, tree of what lies in it), and (path, tree) where there is no IHC."""
+    tops = {}
+    for folders, free in zip(tree["folders"], tree["free"], strict=True):
+        lower = [folder.lower() for folder in folders]
+        if "ihc" in lower:
+            # A set above IHC (train/IHC) is no other data set.
+            above = [folder for folder in free[: lower.index("ihc")] if folder]
+            tops.setdefault("/".join(above), "/".join(folders[: len(above)]))
+    if len(tops) > 1:
+        one, other = list(tops)[:2]
+        raise DataError(
+            f"{path} holds several BCI folders ({one or '.'}, {other or '.'}): "
             f"name the one to read."
         )
-    if not roots:
-        return None
-    return roots[0]
+    top = next(iter(tops.values()), "")
+    if not top:
+        return path, tree
+    inside = [file for file in tree["file"] if file.startswith(f"{top}/")]
+    return path / top, folder_roles.read_tree([file[len(top) + 1 :] for file in inside])
 
 
-def _read_bci(root):
-    """(rows, problems) of IHC/train, IHC/test and, as pairs, HE/train, HE/test."""
-    ihc_files, problems = _list_images(root / "IHC")
-    he_files = []
-    if (root / "HE").is_dir():
-        he_files, he_problems = _list_images(root / "HE")
-        problems += he_problems
-
-    pairs = set(he_files)
-    rows = []
-    for file in ihc_files:
-        set_of_name, score = _parse_bci_name(file)
-        set_of_folder = Path(file).parent.name
-        he = ""
-        if file in pairs:
-            he = str(root / "HE" / file)
-        rows.append(
-            {
-                "file": f"IHC/{file}",
-                "path": str(root / "IHC" / file),
-                "score": score or "(no score in the name)",
-                "set": set_of_folder or set_of_name,
-                "he": he,
-            }
+def _split_stains(path, tree):
+    """(tree of HER2 images, tree of H&E images); images of other stains are in neither."""
+    stains = set(tree["stain"])
+    has_ihc = any("ihc" in map(str.lower, folders) for folders in tree["folders"])
+    he = tree[tree["stain"] == "he"].reset_index(drop=True)
+    if has_ihc or ("her2" in stains and stains & {"he", "other"}):
+        wanted = tree["stain"] == "her2"
+    else:
+        wanted = tree["stain"].isin(["", "her2"])
+    if not wanted.any():
+        raise DataError(
+            f"{path} holds images of other stains only ({tree['file'].iloc[0]} …): name the folder "
+            f"of the HER2 images."
         )
-        if set_of_name and set_of_folder and set_of_name != set_of_folder:
-            problems.append(("set name", f"IHC/{file}", (set_of_name, set_of_folder)))
-    for file in pairs - set(ihc_files):
-        problems.append(("stray", f"HE/{file}", ("an HE patch without its IHC partner",)))
-    return _add_phantom_facts(rows, root / "phantom.csv"), problems
+    return tree[wanted].reset_index(drop=True), he
 
 
-def _parse_bci_name(file):
-    """(set, score), as written, of a name such as train/00012_train_2+.png; "" for none."""
-    match = re.search(r"(?:_(train|test))?_([^_]*)$", Path(file).stem)
-    if not match:
-        return "", ""
-    set_of_name, score = match.groups()
-    return set_of_name or "", score
+def _partners(ihc, he):
+    """dict file -> H&E file of the same name, set and folders."""
+    he_of_key = {}
+    for key, file in zip(_partner_keys(he), he["file"], strict=True):
+        he_of_key[key] = file
+    keys = zip(_partner_keys(ihc), ihc["file"], strict=True)
+    return {file: he_of_key[key] for key, file in keys if key in he_of_key}
+
+
+def _partner_keys(tree):
+    keys = []
+    for row in tree.itertuples():
+        keys.append((tuple(filter(None, row.free)), row.set, row.file.rpartition("/")[2]))
+    return keys
 
 
 def _add_phantom_facts(rows, csv):
-    """list of rows with slide, patient, mpp and readings from phantom.csv, where it is there."""
+    """rows with slide, patient, mpp and readings from phantom.csv, where it is there."""
     if not csv.is_file():
         return rows
-    frame = _read_clean_csv(csv, "name")
+    frame = read_text_table(csv, needed=("name",)).cells
     known = ["name", "slide", "patient", "mpp", *rater_columns(frame)]
     frame = frame[[column for column in frame if column in known]]
-    facts = frame.drop_duplicates("name").set_index("name").to_dict("index")
-    return [row | facts.get(os.path.basename(row["file"]), {}) for row in rows]
+    facts = frame.drop_duplicates("name").set_index("name")
+    names = rows["file"].map(os.path.basename)
+    for column in facts:
+        of_name = names.map(facts[column])
+        rows[column] = of_name.fillna(rows.get(column, ""))
+    return columns.as_raw_table(rows)
 
 
-# --- score folders ----------------------------------------------------------------------------
+# --- what is said ---------------------------------------------------------------------------------
 
 
-def _read_score_folders(root):
-    """(rows, problems) of folders named by score, under train, val or test if these are there."""
-    files, problems = _list_images(root)
-    rows = []
-    any_score = False
-    for file in files:
-        subset, score = _parse_folders(file)
-        any_score = any_score or parse_written_score(score) >= 0
-        rows.append({"file": file, "path": str(root / file), "score": score, "set": subset})
-    if not any_score:
-        rows = []
-    return rows, problems
+def _level_text(ihc, level):
+    if not level:
+        return ""
+    rows = [i for i, position in enumerate(level.position) if position >= 0]
+    return f" ({folder_roles.level_name(ihc, level, rows[0])})"
 
 
-def _parse_folders(file):
-    """(set, score as written) of a path such as train/2+/a.png or any/2+/slide7/a.png."""
-    folders = file.split("/")[:-1]
-    while len(folders) > 1 and not _is_set_or_score(folders[0]):
-        folders.pop(0)
-    subset = ""
-    if folders:
-        subset = SETS.get(folders[0].lower(), "")
-    if subset:
-        folders.pop(0)
-    if not folders:
-        return subset, "(no score folder)"
-    return subset, folders[0]
-
-
-def _is_set_or_score(folder):
-    return folder.lower() in SETS or parse_written_score(folder) >= 0
-
-
-# --- both kinds of folders --------------------------------------------------------------------
-
-
-def _list_images(folder):
-    """(relative paths of the images under folder, problems: no image, linked or locked folders)."""
-    images = []
+def _problems_of_listing(lying):
+    """list of problems: what was left aside although it may hold patches."""
     problems = []
-    errors = []
-    for parent, folders, names in os.walk(folder, onerror=errors.append):
-        below = Path(parent).relative_to(folder)
-        folders[:] = _visible(folders)
-        for name in folders:
-            if os.path.islink(os.path.join(parent, name)):
-                problems.append(("link", str(folder.name / below / name), ()))
-        for name in _visible(names):
-            if name.lower().endswith(SUFFIXES):
-                images.append((below / name).as_posix())
-            else:
-                stray = (folder.name / below / name).as_posix()
-                problems.append(("stray", stray, ("no image by its name: left aside",)))
-    for error in errors:
-        problems.append(("locked", error.filename, (error.strerror,)))
-    return images, problems
+    for file, code in lying.left_aside:
+        if code == "outside":
+            problems.append(("link", file, (os.path.realpath(lying.root / file),)))
+        elif code == "locked":
+            problems.append(("locked", file, ("permission denied",)))
+        elif code == "letters" and file.lower().endswith(SUFFIXES):
+            problems.append(("name", file, ()))
+    return problems
 
 
-def _visible(names):
-    """list of names in order, without the hidden ones."""
-    return sorted(name for name in names if not name.startswith("."))
+def _public_sentences(public_set):
+    if not public_set:
+        return []
+    return [public_sets.sentence_of(public_set)]
+
+
+def _strays(above, lying, he, read):
+    """list of problems: H&E images without partner, and what lies among images and is none."""
+    problems = []
+    for file in he["file"]:
+        if f"{above}{file}" not in read:
+            problems.append(("stray", file, ("an HE patch without its IHC partner",)))
+    folders = {os.path.dirname(file) for file in read}
+    for file in lying.files:
+        is_image = file.lower().endswith(SUFFIXES)
+        if not is_image and os.path.dirname(file) in folders and file not in read:
+            name = file.removeprefix(above)
+            if os.path.basename(file) not in PHANTOM_FILES:
+                problems.append(("stray", name, ("no image by its name: left aside",)))
+    return problems
+
+
+def _above(root, path):
+    """str, what stands in front of a path below root, seen from path: "" or "BCI/"."""
+    if root == path:
+        return ""
+    return f"{root.relative_to(path).as_posix()}/"

@@ -32,6 +32,7 @@ REASONS = {
     "loop": "a link back to a folder above",
     "outside": "a link that leaves the folder: --allow FOLDER names where it may lead",
     "locked": "may not be read",
+    "letters": "a name that is no UTF-8, as old disks write them: rename it",
     "copy": "a copy of another file here, byte by byte",
     "special": "a device, not a file",
 }
@@ -126,6 +127,9 @@ def _name_of(entry):
 
 def _fault_of(entry, roots):
     """str, the code in REASONS of an entry of a folder that is not to be read; "" for none."""
+    # No table can hold such a name, so what was read would be lost by its name.
+    if re.search("[\ud800-\udfff]", entry.name):
+        return "letters"
     if entry.is_symlink():
         if not os.path.exists(entry.path):
             return "dangling"

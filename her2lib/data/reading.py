@@ -3,12 +3,14 @@
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from her2lib import files
 from her2lib.data import splits
-from her2lib.data.patches import Patches, read_table, stop_on_errors
+from her2lib.data.choices import state_choices
+from her2lib.data.patches import Patches, read_source, stop_on_errors
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Cohort:
     table: pd.DataFrame  # layouts.COLUMNS and rater_*, as read_table returns them
     patches: Patches
     notes: list[str]  # sentences for page one: what the data leave open
-    problems: pd.DataFrame  # severity, file, problem, remedy
+    problems: pd.DataFrame  # severity, file, problem, remedy, kind
 
     def split(
         self, seed: int = 0, val: float = 0.2, test: float = 0.2
@@ -49,13 +51,17 @@ def read_patches(
     skip_bad: bool = False,
     cache: Path | str | None = None,
     progress: bool = True,
+    **stated: Any,
 ) -> Cohort:
     """Cohort of a folder or manifest: every file checked, every patch decoded once to side_px.
 
-    path: a folder with manifest.csv (path,score), a BCI folder, folders named by score, or a CSV.
+    path: a folder with manifest.csv (path,score), a BCI folder, folders named by score, a table,
+    or a public set as downloaded; cohort.notes says as what it was read.
     side_px: side of the decoded squares, in pixels.
     skip_bad: go on without patches that have errors; cohort.problems names them.
     cache: folder that keeps the decoded pixels for the next call, files.CACHE / "stores" if None.
+    stated: fields of choices.Choices, for what could be read in two ways: score_from="folder1",
+    allow=("/store",), score_words={"negative": "0"}, mpp=0.25, any_field=True …
     Raises DataError, in one sentence with the remedy, for the first error unless skip_bad.
 
     Example: cohort = read_patches("my_patches/", side_px=224)
@@ -64,7 +70,9 @@ def read_patches(
     from her2lib.data import store
 
     cache = Path(cache or files.CACHE / "stores")
-    table, problems = read_table(path, cache=cache, progress=progress)
+    choices = state_choices(**stated)
+    source = read_source(path, choices=choices, cache=cache, progress=progress)
+    table, problems = source.table, source.problems
     if not skip_bad:
         stop_on_errors(problems, path=path)
     patches = store.open_store(
@@ -73,10 +81,11 @@ def read_patches(
 
     # What only decoding finds has no pixels in the store, so it loses its row of the table too.
     lost = store.lost_patches(table, side_px=side_px, folder=cache)
-    lost = lost.rename(columns={"name": "file"}).assign(severity="error")
+    lost = lost.rename(columns={"name": "file"}).assign(severity="error", kind="undecodable")
     table = table[~table["name"].isin(lost["file"])].reset_index(drop=True)
     problems = pd.concat([lost[problems.columns], problems], ignore_index=True)
-    return Cohort(table, patches, _notes(table, problems), problems)
+    notes = [*_notes(table, problems), *source.sentences]
+    return Cohort(table, patches, notes, problems)
 
 
 def _notes(table, problems):

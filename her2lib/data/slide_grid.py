@@ -7,13 +7,17 @@ from pathlib import Path
 import openslide
 from PIL import Image
 
-from her2lib.data import tissue_finder
+from her2lib.data import slide_files, tissue_finder
+from her2lib.data.columns import MPP
 from her2lib.data.images import DataError
-from her2lib.data.layouts import MPP
 
 # A level whose mpp is within this fraction of the one asked for is taken as it is: resampling
 # would only soften it.
 SAME = 0.01
+# Enlarged up to this factor a field keeps its look: slides of 20x (0.50 um) serve for BCI's
+# 0.46 um. Beyond, membranes lie in fewer pixels than the patch pretends.
+LITTLE_ENLARGED = 1.1
+MOST_ENLARGED = 2.0
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,11 @@ def open_slide(path: Path | str) -> openslide.OpenSlide:
     try:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
+        remedy = "copy it again from its source"
+        if slide_files.is_picture(path):
+            remedy = "a TIFF without tiles must be converted into a pyramid"
         raise DataError(
-            f"{Path(path).name} is no slide that OpenSlide reads, or cut short: copy it again "
-            "from its source."
+            f"{Path(path).name} is no slide that OpenSlide reads, or cut short: {remedy}."
         ) from error
 
 
@@ -51,7 +57,7 @@ def pixel_size(slide: openslide.OpenSlide, name: str, slide_mpp: float | None = 
 
     What no microscope makes (outside 0.05 to 10) counts as not stated.
     """
-    stated = [float(slide.properties.get(f"openslide.mpp-{axis}", "nan")) for axis in "xy"]
+    stated = [_length(slide.properties.get(f"openslide.mpp-{axis}", "")) for axis in "xy"]
     known = all(MPP[0] <= length <= MPP[1] for length in stated)
     if not known:
         if slide_mpp:
@@ -77,18 +83,23 @@ def pixel_size(slide: openslide.OpenSlide, name: str, slide_mpp: float | None = 
 
 
 def grid_of(
-    slide: openslide.OpenSlide, path: Path | str, *, mpp: float, side_px: int, slide_mpp: float
+    slide: openslide.OpenSlide,
+    path: Path | str,
+    *,
+    mpp: float,
+    side_px: int,
+    slide_mpp: float,
+    enlarge: bool = False,
 ) -> Grid:
-    """Grid of fields at mpp that do not overlap, from the coarsest level that has the detail."""
-    left, top, width, height = _scanned_box(slide)
+    """Grid of fields at mpp that do not overlap, from the coarsest level that has the detail.
+
+    Raises DataError where fields would be enlarged, unless enlarge allows it, or none fits in.
+    """
+    _check_enlargement(Path(path).name, slide_mpp / mpp, slide_mpp, mpp, enlarge)
+    left, top, width, height = scanned_box(slide)
     level = slide.get_best_level_for_downsample(mpp / slide_mpp * (1 + SAME))
     down = slide.level_downsamples[level]
     scale = mpp / slide_mpp / down
-    if scale < 0.5:
-        raise DataError(
-            f"{Path(path).name} has {slide_mpp:g} micrometres a pixel, over twice the {mpp:g} "
-            "asked for: take a larger --mpp."
-        )
     read_px = round(side_px * scale)
     if abs(scale - 1) <= SAME:
         read_px = side_px
@@ -124,7 +135,15 @@ def read_field(slide: openslide.OpenSlide, grid: Grid, x: int, y: int) -> Image.
     return image.resize((grid.side_px, grid.side_px), Image.Resampling.LANCZOS)
 
 
-def _scanned_box(slide):
+def enlargement(mpp: float, slide_mpp: float) -> float:
+    """float, how many times larger than scanned patches of mpp are; 1 where they are not."""
+    factor = slide_mpp / mpp
+    if factor <= 1 + SAME:
+        return 1.0
+    return round(factor, 3)
+
+
+def scanned_box(slide: openslide.OpenSlide) -> tuple[int, int, int, int]:
     """(left, top, width, height) in px of level 0 of what was scanned; else the whole slide."""
     width, height = slide.dimensions
     properties = slide.properties
@@ -134,3 +153,24 @@ def _scanned_box(slide):
         int(properties.get("openslide.bounds-width", width)),
         int(properties.get("openslide.bounds-height", height)),
     )
+
+
+def _check_enlargement(name, factor, slide_mpp, mpp, enlarge):
+    """Raises DataError where a slide has too few pixels for mpp."""
+    if factor <= LITTLE_ENLARGED or (enlarge and factor <= MOST_ENLARGED):
+        return
+    remedy = f"cut at its own with --mpp {slide_mpp:g}"
+    if factor <= MOST_ENLARGED:
+        remedy += ", or --enlarge takes the enlarged patches, which hold no finer detail"
+    raise DataError(
+        f"{name} has {slide_mpp:g} micrometres a pixel, {factor:.2g} times the {mpp:g} asked for: "
+        f"{remedy}."
+    )
+
+
+def _length(text):
+    """float of a property; NaN where it is no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -4,69 +4,55 @@ Any format that OpenSlide reads. Cutting resumes: every field that is done stand
 the patches, so a command that was killed goes on where it stopped.
 """
 
-import io
-import json
 import os
-import re
-import threading
-import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
-from functools import lru_cache
-from multiprocessing import get_context
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import openslide
 import pandas as pd
 from filelock import FileLock, Timeout
 from PIL import Image
-from tqdm.auto import tqdm
 
-from her2lib.data import slide_grid, tissue_finder
-from her2lib.data.images import DataError
-from her2lib.data.layouts import MPP, read_csv
-from her2lib.files import make_folder, usable_cores, write_bytes, write_table
-
-# Eight real patches of 1024 px: 0.085 s and 1.91 MB each; at Pillow's default of 6 it was 0.30 s
-# and 1.91 MB.
-PNG_LEVEL = 1
-SUFFIXES = (
-    ".svs",
-    ".tif",
-    ".tiff",
-    ".ndpi",
-    ".mrxs",
-    ".scn",
-    ".vms",
-    ".vmu",
-    ".bif",
-    ".svslide",
-    ".czi",
-    ".dcm",
+from her2lib.data import (
+    annotations,
+    field_cutter,
+    listing,
+    slide_files,
+    slide_grid,
+    tile_tables,
+    tissue_finder,
 )
-# Why a field is left out, and the columns of slides.csv, manifest.csv and skipped.csv.
-REASONS = ("blank", "pen", "out of focus", "unreadable")
-FACTS = [
-    "slide",
-    "file",
-    "width",
-    "height",
-    "slide_mpp",
-    "mpp",
-    "step",
-    "down",
-    "patches",
-    *REASONS,
-]
-MANIFEST = ["path", "score", "slide", "patient", "x", "y", "mpp", "tissue", "dab", "sharpness"]
-SKIPPED = ["slide", "x", "y", "reason", "tissue", "sharpness"]
-# What cutting a field finds out about it.
-MEASURED = ["reason", "dab", "sharpness"]
+from her2lib.data.columns import MPP
+from her2lib.data.images import DataError
+from her2lib.data.slide_files import first_few, is_slide, name_of
+from her2lib.files import make_folder, write_bytes
+
+__all__ = ["Tiling", "is_slide", "name_of", "tile_slides"]
+
+# A slide is called H&E where at least this fraction of its fields looks so.
+MOST_FIELDS = 0.5
+# Endings of GeoJSON; QuPath writes the first.
+GEOJSON = (".geojson", ".json")
 
 
 # --- cutting slides into patches ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """What a call of tile_slides did; as a pair it is (manifest, problems)."""
+
+    manifest: pd.DataFrame  # a row per patch of the slides of this call
+    problems: list[str] = field(default_factory=list)  # a sentence for each thing to mend
+    notes: list[str] = field(default_factory=list)  # what was read as what, and left aside
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.manifest, self.problems))
 
 
 def tile_slides(
@@ -77,266 +63,282 @@ def tile_slides(
     side_px: int = 1024,
     slide_mpp: float | None = None,
     tissue: float = 0.1,
+    enlarge: bool = False,
+    regions: Path | str | None = None,
+    region_class: Sequence[str] = (),
+    region_fraction: float | None = None,
     patients: Mapping[str, str] | None = None,
+    allow: Sequence[Path | str] = (),
     workers: int | None = None,
     progress: bool = True,
-) -> tuple[pd.DataFrame, list[str]]:
-    """(manifest, problems): PNG patches of every slide, in folder/<slide>; a sentence per problem.
+) -> Tiling:
+    """Tiling of PNG patches of every slide, in folder/<slide>; a sentence per problem.
 
-    Writes manifest.csv, skipped.csv (the fields left out, each with its reason) and slides.csv.
-    The same call again cuts only what is missing; other settings in the same folder are refused.
+    Writes manifest.csv, skipped.csv (the fields left out, each with its reason), slides.csv and,
+    for QuPath, <slide>/fields.geojson. The same call again cuts only what is missing, and what
+    people wrote into manifest.csv stays; other settings in the same folder are refused.
 
-    paths: slides, or folders of them.  folder: is made where it is not there.
+    paths: slides, or folders of them, those below included.  folder: is made where it is not there.
     mpp: micrometres a pixel of the patches, 0.05 to 10.  side_px: their side, 32 to 8192 px.
     slide_mpp: micrometres a pixel of level 0, for slides that do not state it.
     tissue: the least fraction of a field that is tissue, 0 to 1.
-    patients: {slide: patient} for the manifest, as read_patients gives it.
+    enlarge: cut also where a slide has fewer pixels than mpp asks for, up to twice enlarged.
+    regions: GeoJSON of one slide, or a folder with one a slide: cut only there.
+    region_class: only regions of these classes.  region_fraction: the least fraction of a field
+    that lies in them; None asks for its centre.
+    patients: {slide: patient} for the manifest, as tile_tables.read_patients gives it.
+    allow: folders outside that links may lead into.
     workers: processes, None for one a core.  progress: a bar for each slide.
 
     Raises DataError where nothing can begin: no slide there, two slides of one name, a setting out
-    of range, another command at work in the folder. A slide that fails is a problem, not an error.
+    of range, another command at work in the folder, a manifest that cannot be read. A slide that
+    fails is a problem, not an error.
 
     manifest, problems = tile_slides(["slides/"], "patches/", mpp=0.5, side_px=512)
     """
-    paths = find_slides(paths)
-    folder = make_folder(folder)
-    settings = {"mpp": mpp, "side_px": side_px, "slide_mpp": slide_mpp, "tissue": tissue}
     _check_settings(mpp, side_px, tissue)
-    pool = ProcessPoolExecutor(
-        workers or usable_cores(),
-        get_context("spawn"),
-        initializer=_die_with,
-        initargs=(os.getpid(),),
-    )
+    there = slide_files.find_slides(paths, allow=allow, skip=folder)
+    folder = make_folder(folder)
     with _alone(folder):
-        try:
-            tiled, problems = _tile_all(paths, folder, settings, pool, progress)
-        finally:
-            pool.shutdown(cancel_futures=True)
-        return _write_tables(tiled, folder, patients or {}), problems
-
-
-def find_slides(paths: Sequence[Path | str]) -> list[Path]:
-    """list of Path, the slides that are named or lie in the folders named.
-
-    Two slides of one name are refused, because the patches carry that name.
-    """
-    slides = []
-    for path in map(Path, paths):
-        if not path.exists():
-            raise DataError(f"There is nothing at {path}: name a slide or a folder of slides.")
-        if path.is_dir():
-            slides += sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-        else:
-            slides.append(path)
-    if not slides:
-        raise DataError(
-            f"No slide lies in {', '.join(map(str, paths))}: expected files such as "
-            f"{', '.join(SUFFIXES[:5])}."
+        names, naming = slide_files.name_slides(there.slides, field_cutter.cut_before(folder))
+        earlier = tile_tables.read_earlier(folder)
+        patient_of, patient_notes, unclear = tile_tables.match_patients(
+            patients or {}, earlier.slide_names() | names
         )
-    names = Counter(name_of(path).lower() for path in slides)
-    twice = [path.name for path in slides if names[name_of(path).lower()] > 1]
-    if twice:
-        raise DataError(
-            f"{len(twice)} slides would have the same name ({', '.join(twice[:3])}): rename them "
-            "or tile them apart."
+        tile_tables.check_patients(earlier, patient_of)
+        region_files, region_notes = _find_regions(regions, names)
+        job = _Job(
+            folder=folder,
+            settings={"mpp": mpp, "side_px": side_px, "slide_mpp": slide_mpp, "tissue": tissue},
+            enlarge=enlarge,
+            names=names,
+            region_files=region_files,
+            region_class=region_class,
+            region_fraction=region_fraction,
+            progress=progress,
         )
-    return slides
-
-
-def read_patients(csv: Path | str | None) -> dict[str, str]:
-    """dict slide -> patient of a table with these two columns; empty without a table."""
-    if not csv:
-        return {}
-    table = read_csv(csv)
-    if not {"slide", "patient"} <= set(table) or table.slide.duplicated().any():
-        raise DataError(
-            f"{csv} must have the columns slide and patient, and one row for each slide."
-        )
-    names = map(name_of, table.slide)
-    return dict(zip(names, table.patient, strict=True))
-
-
-def name_of(path: Path | str) -> str:
-    """str, a slide's name as it stands in names of files and tables."""
-    return re.sub(r"[^\w.+-]+", "_", Path(path).stem).lstrip(".=+-") or "slide"
+        with field_cutter.open_pool(workers) as pool:
+            tiled, problems, slide_notes = _cut_all(job, pool)
+        # Cutting takes hours, in which somebody may have written into the tables.
+        earlier = tile_tables.read_earlier(folder)
+        manifest, table_notes = tile_tables.write_tables(earlier, tiled, patient_of)
+    return Tiling(
+        manifest,
+        [*there.refused.values(), *unclear, *problems],
+        [
+            *there.sentences(len(tiled)),
+            *naming,
+            *patient_notes,
+            *region_notes,
+            *slide_notes,
+            *table_notes,
+        ],
+    )
 
 
 # --- one slide after the other --------------------------------------------------------------------
 
 
-def _tile_all(paths, folder, settings, pool, progress):
-    """(list of (facts, fields) of the slides that could be cut, list of str of what went wrong)."""
+@dataclass(frozen=True)
+class _Job:
+    """What a call asks for, of every slide alike."""
+
+    folder: Path
+    settings: dict[str, Any]
+    enlarge: bool
+    names: dict[Path, str]
+    region_files: dict[str, Path] | None  # name of a slide -> GeoJSON; None cuts everywhere
+    region_class: Sequence[str]
+    region_fraction: float | None
+    progress: bool
+
+
+def _cut_all(job: _Job, pool: Executor):
+    """(list of (facts, fields) of the slides that could be cut, problems, notes)."""
     tiled = []
     problems = []
-    for path in paths:
-        try:
-            facts, fields = _tile_one(path, folder, settings, pool, progress)
-        except (openslide.OpenSlideError, DataError) as error:
-            problems.append(_failure(path, error))
-        else:
-            tiled.append((facts, fields))
-            problems += _slide_problems(path, facts)
-    return tiled, problems
+    notes = []
+    try:
+        for path in job.names:
+            try:
+                facts, fields, about_regions = _cut_one(path, job, pool)
+            except (openslide.OpenSlideError, DataError) as error:
+                problems.append(_failure(path, error))
+            else:
+                tiled.append((facts, fields))
+                problems += _slide_problems(path, facts)
+                notes += [*about_regions, *_slide_notes(path, facts)]
+    except BrokenProcessPool as error:
+        raise DataError(
+            "A process that cuts was ended from outside, perhaps for want of memory: give fewer "
+            "--workers. The same command goes on where it stopped."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return tiled, problems, notes
 
 
-def _tile_one(path, folder, settings, pool, progress):
-    """(facts, fields) of one slide, after cutting what earlier calls have not cut.
+def _cut_one(path, job, pool):
+    """(facts, fields, sentences) of one slide, after cutting what earlier calls have not cut.
 
     facts is a row of slides.csv, fields a DataFrame with a row per field.
     """
-    stat = path.stat()
+    settings = job.settings
     with slide_grid.open_slide(path) as slide:
         slide_mpp = slide_grid.pixel_size(slide, path.name, settings["slide_mpp"])
         grid = slide_grid.grid_of(
-            slide, path, mpp=settings["mpp"], side_px=settings["side_px"], slide_mpp=slide_mpp
+            slide,
+            path,
+            mpp=settings["mpp"],
+            side_px=settings["side_px"],
+            slide_mpp=slide_mpp,
+            enlarge=job.enlarge,
         )
-        picture, scanned, down = tissue_finder.overview(slide, slide_mpp=slide_mpp)
         width, height = slide.dimensions
+        regions, notes = _regions_of(path, job, slide_grid.scanned_box(slide)[2:])
+        picture, scanned, down = tissue_finder.overview(slide, slide_mpp=slide_mpp)
     tissue, pen, white = tissue_finder.find_tissue(picture, scanned)
-    name = name_of(path)
-    home = make_folder(folder / name)
-    fields = tissue_finder.plan_fields(grid, tissue, pen, down, settings["tissue"])
+    name = job.names[path]
+    home = make_folder(job.folder / name)
+    fields = tissue_finder.plan_fields(
+        grid,
+        tissue,
+        pen,
+        down,
+        settings["tissue"],
+        in_region=_fields_in(regions, grid, job.region_fraction),
+    )
     if len(fields):
         # the log of a slide holds for these settings and for this very file, wherever it lies
-        identity = {"path": path.name, "file": [stat.st_size, stat.st_mtime_ns]}
-        cut_settings = asdict(grid) | settings | identity
-        dab_tables = tissue_finder.dab_tables(white)
-        title = name[:24] if progress else ""
-        _cut_all(fields, home, cut_settings, grid, dab_tables, pool, title)
-    outlined = tissue_finder.draw_fields(picture, fields, grid, down)
-    write_bytes(home / "thumbnail.png", _png_bytes(Image.fromarray(picture)))
-    write_bytes(home / "overview.png", _png_bytes(outlined))
+        file_name, n_bytes, time_ns = slide_files.file_identity(path)
+        identity = {"path": file_name, "file": [n_bytes, time_ns]}
+        title = name[:24] if job.progress else ""
+        log_settings = asdict(grid) | settings | identity
+        field_cutter.cut_fields(
+            fields, home, grid, white, settings=log_settings, pool=pool, title=title
+        )
     facts = {
         "slide": name,
-        "file": str(path),
+        # bytes that are no UTF-8 would break the table
+        "file": os.fsencode(path).decode(errors="replace"),
         "width": width,
         "height": height,
         "slide_mpp": slide_mpp,
         "mpp": grid.mpp,
         "step": grid.step,
         "down": down,
+        "left": grid.left,
+        "top": grid.top,
+        tile_tables.ENLARGED: slide_grid.enlargement(grid.mpp, slide_mpp),
     }
-    return facts | _count_fields(fields), fields
+    _write_pictures(home, picture, fields, grid, down, regions)
+    return facts | _count_fields(fields), fields, notes
+
+
+def _write_pictures(home, picture, fields, grid, down, regions):
+    """None; thumbnail, overview and, for QuPath, the fields and the regions of a slide."""
+    outlined = tissue_finder.draw_fields(picture, fields, grid, down, _region_rings(regions, grid))
+    write_bytes(home / "thumbnail.png", field_cutter.png_bytes(Image.fromarray(picture)))
+    write_bytes(home / "overview.png", field_cutter.png_bytes(outlined))
+    origin = (grid.left, grid.top)
+    annotations.write_fields(
+        home / "fields.geojson", fields, slide=home.name, step=grid.step, origin=origin
+    )
+    if regions:
+        annotations.write_regions(home / "regions.geojson", regions)
 
 
 def _count_fields(fields):
-    """dict, how many fields of a slide became patches and how many each reason left out."""
+    """dict, how many fields of a slide became patches, how many each reason left out, and H&E."""
     counts = fields.reason.value_counts()
-    left_out = {reason: int(counts.get(reason, 0)) for reason in REASONS}
-    return {"patches": int(counts.get("", 0)), **left_out}
+    left_out = {reason: int(counts.get(reason, 0)) for reason in tile_tables.REASONS}
+    eosin = pd.to_numeric(fields.eosin[fields.reason == ""])
+    n_he = int((eosin >= tissue_finder.HE_FRACTION).sum())
+    return {"patches": int(counts.get("", 0)), **left_out, "h_and_e": n_he}
 
 
-def _cut_all(fields, home, settings, grid, dab_tables, pool, title):
-    """Cuts what home/fields.jsonl does not know yet and fills in fields.
-
-    Each field gets a line in that log as soon as it is done.
-    """
-    log_file = home / "fields.jsonl"
-    wanted = fields.index[fields.reason == ""]
-    files = {row: home / _patch_file(home.name, fields.x[row], fields.y[row]) for row in wanted}
-    done = _done_before(files, _read_log(log_file, settings))
-
-    jobs = {}
-    with log_file.open("a", encoding="utf-8") as log:
-        for row in wanted:
-            if row not in done:
-                corner = (int(fields.x[row]), int(fields.y[row]))
-                jobs[pool.submit(_cut, grid, files[row], *corner, dab_tables)] = row
-        bar = tqdm(
-            as_completed(jobs),
-            total=len(wanted),
-            initial=len(done),
-            desc=title,
-            unit="patch",
-            disable=not title,
-        )
-        for job in bar:
-            row = jobs[job]
-            done[row] = job.result()
-            log.write(json.dumps({"name": files[row].name, **job.result()}) + "\n")
-            log.flush()
-
-    for row, entry in done.items():
-        fields.loc[row, MEASURED] = [entry[column] for column in MEASURED]
-    # left by workers that were killed
-    for half_written in home.glob(".*.part"):
-        half_written.unlink(missing_ok=True)
+# --- regions that people drew ---------------------------------------------------------------------
 
 
-def _done_before(files, logged):
-    """dict row -> line of the log, of the patches {row: file} that need not be cut again."""
-    done = {}
-    for row, file in files.items():
-        entry = logged.get(file.name)
-        # a patch that was cut and has been lost since is cut again
-        if entry is not None and (entry["reason"] or file.exists()):
-            done[row] = entry
-    return done
-
-
-def _read_log(file, settings):
-    """dict name of a patch -> its line, of the fields already cut under these settings.
-
-    The settings stand in the first line. A torn last line is not believed: its field is cut again.
-    """
-    settings = json.loads(json.dumps(settings))
-    lines = []
-    if file.exists():
-        lines = file.read_text(encoding="utf-8").split("\n")
-    if len(lines) < 2:
-        write_bytes(file, (json.dumps({"settings": settings}) + "\n").encode())
-        return {}
-    before = json.loads(lines[0])["settings"]
-    if before != settings:
-        key = next(key for key in settings if before.get(key) != settings[key])
+def _find_regions(source, names):
+    """({name of a slide: its GeoJSON} or None, sentences) of one file, or a folder with several."""
+    if source is None:
+        return None, []
+    source = Path(source)
+    if not source.exists():
+        raise DataError(f"There is nothing at {source}: name a GeoJSON file or a folder of them.")
+    if source.is_file() and len(names) == 1:
+        return dict.fromkeys(names.values(), source), []
+    files = [source]
+    if source.is_dir():
+        below = [source / file for file in listing.list_files(source).files]
+        files = [file for file in below if file.suffix.lower() in GEOJSON]
+    by_text = {file.name.removesuffix(file.suffix): file for file in files}
+    matches = slide_files.match_names(by_text, names)
+    if not matches.slide_of:
         raise DataError(
-            f"{file.parent} was cut with {key} {before.get(key)}, not {settings[key]}: give "
-            "another --out or delete it."
+            f"No GeoJSON at {source} is named after a slide: call it <slide>.geojson, with the "
+            f"slide one of {first_few(sorted(names.values()))}."
         )
-    if lines[-1]:
-        write_bytes(file, ("\n".join(lines[:-1]) + "\n").encode())
-    return {entry["name"]: entry for entry in map(json.loads, lines[1:-1])}
+    region_files: dict[str, Path] = {}
+    for text, slide in matches.slide_of.items():
+        other = region_files.setdefault(slide, by_text[text])
+        if other != by_text[text]:
+            raise DataError(f"{other} and {by_text[text]} both mean slide {slide}: take one away.")
+    useless = [by_text[text].name for text in [*matches.unmatched, *matches.unclear]]
+    if not useless:
+        return region_files, []
+    return region_files, [
+        f"{len(useless)} GeoJSON files at {source} name no one slide here and are left aside: "
+        f"{first_few(useless)}."
+    ]
 
 
-# --- in a worker process --------------------------------------------------------------------------
-
-# a worker cuts one slide after the other
-_opened = lru_cache(maxsize=1)(slide_grid.open_slide)
-
-
-def _cut(grid, file, x, y, dab_tables):
-    """dict reason, dab, sharpness of one field; its PNG is written unless there is a reason."""
-    try:
-        image = slide_grid.read_field(_opened(grid.path), grid, x, y)
-    except openslide.OpenSlideError:
-        # after an error OpenSlide refuses everything else of this slide
-        _opened.cache_clear()
-        return {"reason": "unreadable", "dab": None, "sharpness": None}
-    sharpness = tissue_finder.sharpness(image)
-    reason = "out of focus"
-    if sharpness >= tissue_finder.SHARP:
-        reason = ""
-        write_bytes(file, _png_bytes(image))
-    return {
-        "reason": reason,
-        "dab": round(tissue_finder.dab_fraction(image, dab_tables), 4),
-        "sharpness": round(sharpness, 3),
-    }
+def _regions_of(path, job, size_px):
+    """(list of Region or None for everywhere, sentences) of one slide, size_px wide and high."""
+    if job.region_files is None:
+        return None, []
+    file = job.region_files.get(job.names[path])
+    if file is None:
+        raise DataError(
+            f"{path.name} has no GeoJSON of its own among the regions: nothing is cut of it. Draw "
+            f"its regions and save them as {job.names[path]}.geojson."
+        )
+    drawn = annotations.read_regions(file, classes=job.region_class)
+    annotations.check_inside(drawn, slide=path.name, width=size_px[0], height=size_px[1])
+    return drawn.regions, drawn.sentences()
 
 
-def _die_with(parent):
-    """Lets a worker end with the command that started it.
+def _fields_in(regions, grid, least):
+    """(rows,columns) bool, the fields whose centre lies in a region; None for everywhere.
 
-    After kill -9 of that command it would wait for work for ever.
+    Where least is given, those of which at least that fraction does.
     """
+    if regions is None:
+        return None
+    samples = annotations.SAMPLES
+    if least is None:
+        samples = 1
+    # Regions count from the corner of what was scanned, where the grid begins.
+    covered = annotations.covered_fraction(
+        regions,
+        left=0,
+        top=0,
+        step=grid.step,
+        columns=grid.columns,
+        rows=grid.rows,
+        samples=samples,
+    )
+    return covered >= max(least or 0, 1e-9)
 
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+def _region_rings(regions, grid):
+    """list of (V,2), every ring of the regions in px of level 0."""
+    rings = []
+    for region in regions or []:
+        for polygon in region.polygons:
+            rings += [ring + np.array([grid.left, grid.top]) for ring in polygon]
+    return rings
 
 
 # --- problems, tables, files ----------------------------------------------------------------------
@@ -356,74 +358,44 @@ def _failure(path, error):
     if isinstance(error, DataError):
         return str(error)
     return (
-        f"{path.name} is no slide that OpenSlide reads, or damaged ({str(error)[:120]}): copy it "
-        "again from its source."
+        f"{path.name} is no slide that OpenSlide reads, or damaged: copy it again from its source."
     )
 
 
 def _slide_problems(path, facts):
     """list of str, what is wrong with a slide that was read to the end."""
+    overview = f"{facts['slide']}/overview.png"
+    problems = []
     if facts["unreadable"]:
-        return [
+        problems.append(
             f"{path.name} is damaged: {facts['unreadable']} of its fields cannot be read: copy it "
             "again from its source."
-        ]
-    if not facts["patches"]:
-        counts = ", ".join(f"{facts[reason]} {reason}" for reason in REASONS if facts[reason])
-        return [
-            f"{path.name} holds no tissue that can be used ({counts} fields): look at "
-            f"{name_of(path)}/overview.png."
-        ]
-    return []
+        )
+    elif not facts["patches"]:
+        reasons = [reason for reason in tile_tables.REASONS if facts[reason]]
+        counts = ", ".join(f"{facts[reason]} {reason}" for reason in reasons)
+        problems.append(
+            f"{path.name} holds no tissue that can be used ({counts} fields): look at {overview}."
+        )
+    if facts["h_and_e"] and facts["h_and_e"] >= MOST_FIELDS * facts["patches"]:
+        problems.append(
+            f"{path.name} is no H-DAB slide: {facts['h_and_e']} of {facts['patches']} fields look "
+            f"like H&E. HER2 scores mean nothing on it: look at {overview} and cut the slide "
+            "stained for HER2."
+        )
+    return problems
 
 
-def _write_tables(tiled, folder, patients):
-    """DataFrame, the manifest; it, skipped.csv and slides.csv are written.
-
-    Rows of slides that earlier calls cut into the folder stay.
-    """
-    facts = pd.DataFrame([one for one, _ in tiled], columns=FACTS)
-    rows = _field_rows(tiled, patients)
-    tables = {
-        "manifest": rows.loc[rows.reason == "", MANIFEST],
-        "slides": facts,
-        "skipped": rows.loc[rows.reason != "", SKIPPED],
-    }
-    for name, table in tables.items():
-        file = folder / f"{name}.csv"
-        if file.exists():
-            text = {"slide": str, "patient": str, "score": str}
-            earlier = pd.read_csv(file, dtype=text, keep_default_na=False)
-            table = pd.concat([earlier[~earlier.slide.isin(facts.slide)], table])
-        write_table(file, table)
-    return tables["manifest"].reset_index(drop=True)
-
-
-def _field_rows(tiled, patients):
-    """DataFrame, a row per field of all slides, with the columns of MANIFEST and the reason."""
-    parts = []
-    for facts, fields in tiled:
-        patient = patients.get(facts["slide"], "")
-        mpp = round(facts["mpp"], 5)
-        parts.append(fields.assign(slide=facts["slide"], mpp=mpp, score="", patient=patient))
-    if parts:
-        rows = pd.concat(parts, ignore_index=True)
-    else:
-        rows = pd.DataFrame(columns=[*MANIFEST, "reason"])
-    paths = [f"{row.slide}/{_patch_file(row.slide, row.x, row.y)}" for row in rows.itertuples()]
-    return rows.assign(path=paths)
-
-
-def _patch_file(slide, x, y):
-    """str, the file name of the patch whose corner is pixel (x, y) of level 0."""
-    return f"{slide}_x{x:06d}_y{y:06d}.png"
-
-
-def _png_bytes(image):
-    """bytes of a PIL image as PNG."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=PNG_LEVEL)
-    return buffer.getvalue()
+def _slide_notes(path, facts):
+    """list of str, what was done to a slide that a reader of its patches should know."""
+    factor = facts[tile_tables.ENLARGED]
+    if factor == 1:
+        return []
+    return [
+        f"{path.name} has {facts['slide_mpp']:g} micrometres a pixel: its {facts['patches']} "
+        f"patches are enlarged {factor:.3g} times to {facts['mpp']:.3g} and hold no finer detail "
+        f"(--mpp {facts['slide_mpp']:g} would take its pixels as they are)."
+    ]
 
 
 def _alone(folder):

@@ -27,6 +27,8 @@ from her2lib.files import read_json, write_text
 
 VERSION = 1  # goes up when the same files and settings would give other pixels
 RESAMPLE = Image.Resampling.BICUBIC  # Pillow widens the kernel as it shrinks: antialiased
+# Files with these notes had other pixels before colours.py read them.
+READ_ANEW = {"16-bit", "profile"}
 HEADER = 128  # bytes before the pixels: what follows is a .npy file that NumPy reads too
 MAP_NORESERVE = 0x4000  # Linux; Python's mmap has no name for it before 3.13
 
@@ -140,9 +142,11 @@ def _store_file(table, side_px, folder, progress):
         raise DataError(f"{path} has changed since the data were read ({fault}): read them again.")
     settings = [VERSION, side_px, int(RESAMPLE), list(facts.digest)]
     fields_px = _fields_px(table)
-    # Stores of whole files keep the names that they have had.
+    # Stores of whole files keep the names that they have had, as do those of plain 8-bit colours.
     if any(fields_px):
         settings.append(fields_px)
+    if any(set(notes) & READ_ANEW for notes in facts.notes):
+        settings.append("colours.py")
     key = json.dumps(settings)
     name = hashlib.sha256(key.encode()).hexdigest()[:24]
     return Path(folder, f"{name}.npy")

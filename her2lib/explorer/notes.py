@@ -49,16 +49,34 @@ def add_note(folder: Path | str, reader: str, patch: str, score: str, note: str)
 def read_notes(folder: Path | str) -> pd.DataFrame:
     """DataFrame (time, reader, patch, score, note) of all readers' notes, whole rows, oldest first.
 
-    folder: where `add_note` wrote; an empty table where nobody has. `read_notes("notes")`.
+    folder: where `add_note` wrote; an empty table where nobody has. Raises ValueError for a file
+    that is no such table any more. `read_notes("notes")`.
     """
     tables = [pd.DataFrame(columns=COLUMNS)]  # so that no file is an empty table
     for file in sorted(Path(folder).glob("*.csv")):
-        text = file.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
+        content = file.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
         if whole:
-            tables.append(pd.read_csv(io.StringIO(whole), dtype=str, keep_default_na=False))
+            tables.append(_parse_notes(file, whole))
     notes = pd.concat(tables)[list(COLUMNS)]
     return notes.sort_values("time", kind="stable", ignore_index=True)
+
+
+def _parse_notes(file, content):
+    """DataFrame of str of one reader's file; a ValueError where somebody saved it as another."""
+    try:
+        header, *rows = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file} is no table of notes: save it as 'CSV UTF-8'.") from error
+    if header != list(COLUMNS):
+        raise ValueError(
+            f"{file} begins with {','.join(header)[:80]!r}: save it with commas and the header "
+            f"{','.join(COLUMNS)}."
+        )
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(COLUMNS):
+            raise ValueError(f"{file} row {number} has {len(row)} cells, not {len(COLUMNS)}.")
+    return pd.DataFrame(rows, columns=COLUMNS, dtype=object)
 
 
 def _one_line(text):

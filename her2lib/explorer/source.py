@@ -27,6 +27,7 @@ from her2lib.maps.inside import input_pieces
 from her2lib.networks import checkpoint, recipes, train
 from her2lib.networks.models import Net, normalise
 from her2lib.scores import COLOURS, CUTS, SCORES
+from her2lib.stats.calibration import among_scores
 from her2lib.study.config import REVIEW, Study
 from her2lib.study.results import PROBABILITIES, run_tables, shown_runs
 
@@ -149,7 +150,8 @@ class Source:
         probabilities = {}
         for run, network in self.networks.items():
             image = self._image(patch, network.net.side_px)
-            row = train.predict(network.net, image[None])[0]
+            answers = train.predict(network.net, image[None])
+            row = among_scores(answers, self.study.declared_scores)[0]
             probabilities[run] = [round(float(value), 4) for value in row]
         return {
             "name": name,

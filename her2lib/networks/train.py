@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,10 +82,12 @@ def fit(
     device: str | torch.device | None = None,
     tensorboard: str | Path | None = None,
     recipe: str | None = None,
+    scores: Sequence[int] | None = None,
     **changes: Any,
 ) -> Fit:
     """Fit of a copy of net; the net that was given is left alone.
 
+    scores: those among which net's answers are measured, as positions in SCORES (None: all).
     recipe: a name such as "tuned" (recipes.recipe); changes: keys of a recipe, which differ from it
     or, without a name, from recipes.DEFAULTS. folder: the same call goes on there from the last
     checkpoint after any interruption. ValueError for an unknown recipe or key, patches without
@@ -94,7 +97,7 @@ def fit(
     settings = _complete_settings(net, recipe, changes)
     device = torch.device(device or recipes.choose_device())
     _refuse_unfit(net, train_patches, val_patches)
-    training = _Training(net, train_patches, val_patches, settings, seed, device)
+    training = _Training(net, train_patches, val_patches, settings, seed, device, scores)
     stamp = _training_stamp(net, train_patches, val_patches, settings, seed)
     keeper = checkpoint.Keeper(folder, stamp)
     training.restore(keeper)
@@ -180,9 +183,10 @@ class _Measured:
 class _Training:
     """One training under way: patches, the learner, and the state that a resumed run takes up."""
 
-    def __init__(self, net, train, val, settings, seed, device):
+    def __init__(self, net, train, val, settings, seed, device, scores):
         self.train = train
         self.val = val
+        self.scores = scores
         self.settings = settings
         self.seed = seed
         self.device = device
@@ -294,7 +298,7 @@ class _Training:
             n_updates = (epoch - 1) * self.steps + step + 1
             loss, logits = self.learner.update(images, score, n_updates)
             losses.append(loss * len(images))
-            predicted.append(logits.argmax(1))
+            predicted.append(_among(logits, self.scores).argmax(1))
             bar.update()
         rows = torch.cat(parts)
         loss = float(torch.stack(losses).sum()) / len(rows)
@@ -305,12 +309,14 @@ class _Training:
         """_Measured of every so many-th training patch, as validation measures."""
         every = math.ceil(len(self.score) / SAMPLE)
         rows = torch.arange(len(self.score))[::every]
-        return _measure(self.learner.averaged(), self.train.images[rows], self.score[rows])
+        images = self.train.images[rows]
+        return _measure(self.learner.averaged(), images, self.score[rows], self.scores)
 
     def _measure_validation(self):
         if not _has_patches(self.val):
             return _Measured()
-        return _measure(self.learner.averaged(), self.val.images, _score_tensor(self.val))
+        score = _score_tensor(self.val)
+        return _measure(self.learner.averaged(), self.val.images, score, self.scores)
 
     def _loss_finite(self, epoch, train, val):
         """bool: loss, weights and, once trained, the logits of validation are finite numbers."""
@@ -334,14 +340,27 @@ class _Training:
 # --- measuring ---------------------------------------------------------------------------------
 
 
-def _measure(net, images, score):
-    """_Measured (cross entropy, accuracy, kappa, verdict) in float32, as predict does it."""
+def _measure(net, images, score, scores):
+    """_Measured (cross entropy, accuracy, kappa, verdict) in float32, as predict does it.
+
+    scores: those among which answers are judged; the cross entropy is of all, as it is trained.
+    """
     logits = _logits(net, images, BATCH, next(net.parameters()).device)
     if not logits.isfinite().all():
         return _Measured(verdict=collapse.LOSS_NOT_FINITE, finite=False)
-    verdict = collapse.collapse_reason(logits.softmax(1).numpy(), score)
-    agreement = collapse.accuracy_and_kappa(logits.argmax(1), score)
+    judged = _among(logits, scores)
+    verdict = collapse.collapse_reason(judged.softmax(1).numpy(), score)
+    agreement = collapse.accuracy_and_kappa(judged.argmax(1), score)
     return _Measured(float(F.cross_entropy(logits, score)), *agreement, verdict)
+
+
+def _among(logits, scores):
+    """(N,4) logits, -inf at every score that is not asked for; as they are where scores is None."""
+    if scores is None:
+        return logits
+    asked = torch.full_like(logits, -torch.inf)
+    asked[:, list(scores)] = logits.detach()[:, list(scores)]
+    return asked
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from her2lib.report import sections
 from her2lib.report.book import Book, Html, forest_table
 from her2lib.scores import CUTS, SCORES
 from her2lib.stats import agreement, calibration, compare
+from her2lib.stats.coefficients import cuts_between
 from her2lib.study.results import Evaluation, is_null
 
 SOURCE = "runs/06_compare_models/contestants.csv"
@@ -21,6 +22,7 @@ HEADLINES = {  # metric: its name on the page
     "kappa quadratic": "quadratic-weighted kappa",
     "off-by-two rate": "off by two or more",
 }
+BORDERS = ("any staining", "in-situ hybridisation", "positive")  # what each of CUTS decides
 COLUMNS = 3  # confusion matrices side by side
 
 Field = dict[str, Evaluation]
@@ -35,7 +37,11 @@ def measure(
     fields: dict[str, Field] = {}
     for one in evaluations:
         table = agreement.metrics(
-            one.truth, one.probabilities, groups=one.groups, resamples=resamples
+            one.truth,
+            one.probabilities,
+            groups=one.groups,
+            scores=one.scores,
+            resamples=resamples,
         )
         subset = one.subset
         ids[subset, one.name] = book.add(table, subset=subset, run=one.name, source=SOURCE)
@@ -85,10 +91,10 @@ def confusion_figure(book: Book, field: Field) -> Html:
     figure, axes = plots.panels(rows, columns, width=5, height=5)
     for ax, (name, one) in zip(axes, field.items(), strict=False):
         counts = [
-            agreement.confusion_counts(one.truth, probabilities.argmax(1))
+            agreement.confusion_counts(one.truth, probabilities.argmax(1), one.scores)
             for probabilities in one.probabilities
         ]
-        plots.confusion(sum(counts), ax, title=name)
+        plots.confusion(sum(counts), ax, title=name, scores=one.scores)
     for ax in axes[len(field) :]:
         ax.axis("off")
     caption = (
@@ -100,9 +106,10 @@ def confusion_figure(book: Book, field: Field) -> Html:
 
 def recall_table(book: Book, ids: Ids, field: Field) -> Html:
     """Html table of the recall of each score, which pathologists call concordance."""
-    rows = {name: [ids["test", name][f"recall {score}"] for score in SCORES] for name in field}
+    declared = [SCORES[score] for score in _any_of(field).scores]
+    rows = {name: [ids["test", name][f"recall {score}"] for score in declared] for name in field}
     return book.table(
-        SCORES,
+        declared,
         rows=rows,
         head="of the patches of score …",
         caption="Recall (concordance): share of the test patches of each true score that got that "
@@ -111,17 +118,18 @@ def recall_table(book: Book, ids: Ids, field: Field) -> Html:
 
 
 def border_table(book: Book, ids: Ids, field: Field) -> Html:
-    """Html table of sensitivity and specificity at the three clinical cuts."""
+    """Html table of sensitivity and specificity at the clinical cuts between the study's scores."""
     columns = []
-    for cut in CUTS:
-        columns += [f"sensitivity {cut}", f"specificity {cut}"]
+    meanings = []
+    for k in cuts_between(_any_of(field).scores):
+        columns += [f"sensitivity {CUTS[k]}", f"specificity {CUTS[k]}"]
+        meanings.append(f"{CUTS[k]}: {BORDERS[k]}")
     rows = {name: [ids["test", name][column] for column in columns] for name in field}
     return book.table(
         columns,
         rows=rows,
         head="border",
-        caption="Test set, with 95 % intervals. 0|1+ : any staining; "
-        "1+|2+ : in-situ hybridisation; 2+|3+ : positive.",
+        caption=f"Test set, with 95 % intervals. {'; '.join(meanings)}.",
     )
 
 
@@ -155,6 +163,7 @@ def paired_differences(book: Book, field: Field, *, resamples: int) -> Html:
         _predicted_by_seed(field),
         groups=one.groups,
         against="DAB rule",
+        scores=one.scores,
         resamples=resamples,
     )
     return sections.comparison(book, table)
@@ -168,7 +177,7 @@ def _any_of(field):
 def _trust_figure(one, tempered, resamples):
     figure, (left, right) = plots.panels(1, 2, width=5, height=4.4)
     reliability = calibration.reliability_table(
-        one.truth, tempered, groups=one.groups, resamples=200
+        one.truth, tempered, groups=one.groups, scores=one.scores, resamples=200
     )
     plots.reliability(reliability, left)
     risk = calibration.risk_coverage_table(

@@ -48,7 +48,7 @@ def count_figure(book: Book, table: pd.DataFrame) -> Html:
     counts = pd.crosstab(table["set"], scores)
     counts = counts.reindex([subset for subset in SUBSETS if subset in counts.index])
     figure, (ax,) = plots.panels(width=9, height=1.2 + 0.6 * len(counts))
-    plots.counts(counts, ax)
+    plots.counts(counts, ax, scores=book.study.declared_scores)
     caption = (
         "Patches by set and true score. The true score is the one that came with the patches; "
         "where a whole slide was scored, it is the slide's."
@@ -92,7 +92,8 @@ def rule_table(book: Book, table: pd.DataFrame) -> pd.DataFrame:
     values = []
     for mpp, image in zip(bar, images, strict=True):
         values.append(stain.rule_value(image, mpp=mpp).item())
-    predicted = stain.rule_score(torch.tensor(values, dtype=torch.float64)).numpy()
+    measured = torch.tensor(values, dtype=torch.float64)
+    predicted = stain.rule_score(measured, scores=book.study.declared_scores).numpy()
     rule = table[["name", "set", "score"]].assign(value=values, predicted=predicted)
     write_table(book.file.parent / "rule.csv", rule)
     return rule
@@ -111,7 +112,8 @@ def rule_figure(book: Book, table: pd.DataFrame, rule: pd.DataFrame, *, resample
     source = "runs/01_data_exploration/rule.csv"
     ids = book.add({"spearman": estimate}, subset="all", run="DAB rule", source=source)
     figure, (ax,) = plots.panels(width=7, height=4)
-    plots.strips(rule["value"], rule["score"], ax, ylabel="DAB rule value")
+    declared = book.study.declared_scores
+    plots.strips(rule["value"], rule["score"], ax, ylabel="DAB rule value", scores=declared)
     ax.set_xlabel("true score")
     caption = (
         "The rule's value for every patch by true score; bars are medians. "

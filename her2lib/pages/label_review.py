@@ -121,7 +121,7 @@ def split_tests(study: Study, book: Book, predictions: pd.DataFrame) -> SplitTes
     write_table(book.file.parent / "by_split.csv", apart)
     tests = []
     if len(apart):
-        tests = evaluations(apart)
+        tests = evaluations(apart, scores=study.declared_scores)
     in_order = []
     for split in SPLIT_ORDER:
         in_order += [test for test in tests if first_axes[test.name]["split"] == split]
@@ -197,7 +197,12 @@ def _accuracy_and_kappa(test, resamples):
     estimates = {}
     for metric in ("accuracy", "majority rate", "kappa quadratic"):
         estimates[metric] = bootstrap(
-            SCORED[metric], test.truth, predicted, groups=test.groups, resamples=resamples
+            SCORED[metric],
+            test.truth,
+            predicted,
+            groups=test.groups,
+            scores=test.scores,
+            resamples=resamples,
         )
     return estimates
 
@@ -218,6 +223,7 @@ def _gaps(table, a, b, resamples):
         predicted[0][:seeds],
         predicted[1][:seeds],
         groups=groups,
+        scores=a.scores,
         resamples=resamples,
     )
     return gaps.assign(metric=gaps["metric"].str.replace("difference", "gap"))
@@ -402,6 +408,8 @@ def reread_table(
     for test in compared.tests:
         predicted = [probabilities.argmax(1) for probabilities in test.probabilities]
         kappas = {}
+        # over all four scores, for a patch may be read again as one that the study does not
+        # declare; a weighted kappa is the same however many are declared
         for when, scores in (("before", before), ("after", after)):
             kappas[f"kappa quadratic {when} re-reading"] = bootstrap(
                 SCORED["kappa quadratic"],

@@ -11,6 +11,7 @@ from her2lib import stain
 from her2lib.data.reading import Cohort
 from her2lib.maps import attribution, faithfulness, focus, interventions
 from her2lib.networks import checkpoint, models, train
+from her2lib.stats.calibration import among_scores
 from her2lib.stats.intervals import resampling_groups
 from her2lib.study import results
 from her2lib.study.claims import Claim, Evidence, Verdict, judge_claim
@@ -108,7 +109,7 @@ def map_panel(study: Study) -> MapPanel:
     }
     networks = {name: checkpoint.load_run(study.folder_of(run))[0] for name, run in runs.items()}
     predicted = {
-        name: torch.from_numpy(train.predict(net, patches.images).argmax(1))
+        name: torch.from_numpy(_answers(study, net, patches.images))
         for name, net in networks.items()
     }
     maps = {}
@@ -293,12 +294,17 @@ def ablation_table(panel: MapPanel) -> pd.DataFrame:
     tables = []
     for kind, images in interventions.ablations(patches.images, mpp=patches.scale).items():
         predicted = {
-            name: train.predict(net, images).argmax(1) for name, net in panel.networks.items()
+            name: _answers(panel.study, net, images) for name, net in panel.networks.items()
         }
         names = patches.table["name"].to_numpy()
         table = pd.DataFrame(predicted).assign(kind=kind, patch=names, truth=patches.truth)
         tables.append(table)
     return pd.concat(tables)
+
+
+def _answers(study, net, images):
+    """(N,) int scores that a network gives, among those that the study declares."""
+    return among_scores(train.predict(net, images), study.declared_scores).argmax(1)
 
 
 def _other_maps(panel, name, function):

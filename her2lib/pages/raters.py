@@ -12,9 +12,10 @@ import pandas as pd
 from her2lib import plots
 from her2lib.data.images import read_pixels
 from her2lib.files import write_table
-from her2lib.readers import sheets
+from her2lib.readers import votes as votes_
 from her2lib.report import sections
 from her2lib.report.book import Book, Html
+from her2lib.scores import score_name
 from her2lib.stats import agreement, calibration, compare
 from her2lib.stats.intervals import bootstrap
 from her2lib.study import results
@@ -43,12 +44,14 @@ def keep_ratings(book: Book, rated: RatedPatches) -> pd.DataFrame:
 def who_read(book: Book, rated: RatedPatches) -> Html:
     """Html of how many patches were read by whom, and what the intervals resample."""
     return book.say(
-        "{n} patches were read by {r} raters ({who}). Intervals resample {sample}. {warning}",
+        "{n} patches were read by {r} raters ({who}). Intervals resample {sample}. {warning} "
+        "{undeclared}",
         n=len(rated.patch),
         r=len(rated.people),
         who=", ".join(rated.people) or "no rater columns in the data",
         sample=rated.sample,
         warning=rated.warning,
+        undeclared=_undeclared_readings(book.study, rated),
     )
 
 
@@ -57,7 +60,12 @@ def who_read(book: Book, rated: RatedPatches) -> Html:
 
 def kappa_figure(book: Book, rated: RatedPatches, *, resamples: int) -> Html:
     """Html figure of the quadratic-weighted kappa of every two raters, all kept in numbers.csv."""
-    options = {"groups": rated.groups, "weights": "quadratic", "resamples": resamples}
+    options = {
+        "groups": rated.groups,
+        "weights": "quadratic",
+        "scores": rated.scores,
+        "resamples": resamples,
+    }
     for row in agreement.kappa_table(rated.ratings, rated.names, **options).to_dict("records"):
         pair = f"{row['a']} ~ {row['b']}"
         book.add(pd.DataFrame([row]), subset="rated", run=pair, source=RATINGS)
@@ -84,6 +92,7 @@ def against_the_others(book: Book, rated: RatedPatches, *, resamples: int) -> Ht
                 others[known],
                 scores[known],
                 groups=rated.groups[known],
+                scores=rated.scores,
                 resamples=resamples,
             )
         run = f"{name} against the other raters"
@@ -103,6 +112,7 @@ def human_range_sentences(rated: RatedPatches, *, resamples: int) -> Html:
         names,
         networks=rated.networks,
         groups=rated.groups,
+        scores=rated.scores,
         resamples=resamples,
     )
     return sections.paragraphs(ranges["sentence"])
@@ -122,20 +132,26 @@ def all_raters_together(book: Book, rated: RatedPatches, *, resamples: int) -> H
         # without a rater there is nothing to estimate, not even a reason why not
         if votes.shape[1]:
             estimates[name] = bootstrap(
-                coefficient, votes, groups=rated.groups, resamples=resamples, **options
+                coefficient,
+                votes,
+                groups=rated.groups,
+                scores=rated.scores,
+                resamples=resamples,
+                **options,
             )
     ids = book.add(estimates, subset="rated", run="all raters", source=RATINGS)
     return book.table(
         ["all raters together"],
         rows={name: [id_] for name, id_ in ids.items()},
-        caption=f"95 % intervals, resampling {rated.sample}.",
+        caption=f"95 % intervals, resampling {rated.sample}. Gwet's coefficients hang on the "
+        f"number of scores: here {len(rated.scores)} ({_names(rated.scores)}).",
     )
 
 
 def split_votes_figure(book: Book, rated: RatedPatches, table: pd.DataFrame, *, most: int) -> Html:
     """Html figure of the patches on which people disagree most; table names the image files."""
     votes = rated.of(rated.people)
-    split = sheets.disagreements(votes, list(rated.patch)).head(most)
+    split = votes_.disagreements(votes, list(rated.patch)).head(most)
     paths = table.set_index("name").loc[split["patch"], "path"]
     images = [read_pixels(path) for path in paths]
     titles = [f"{row.patch[:34]}\n{row.scores}" for row in split.itertuples()]
@@ -168,9 +184,8 @@ def shift_table(book: Book, study: Study, predictions: pd.DataFrame, *, resample
         if one.subset != "train" and one.name in shown:
             predicted = [probabilities.argmax(1) for probabilities in one.probabilities]
             sets.setdefault(one.name, {})[one.subset] = (one.truth, predicted, one.groups)
-    shifts = {
-        name: compare.domain_shift(by_set, resamples=resamples) for name, by_set in sets.items()
-    }
+    options: dict[str, Any] = {"scores": study.declared_scores, "resamples": resamples}
+    shifts = {name: compare.domain_shift(by_set, **options) for name, by_set in sets.items()}
     return sections.shifts(book, shifts, source=CONTESTANTS)
 
 
@@ -182,7 +197,8 @@ def corrected_table(book: Book, study: Study, predictions: pd.DataFrame, *, resa
         of_run = predictions[(predictions["run"] == run) & (predictions["truth"] >= 0)]
         on_train = of_run.loc[of_run["set"] == "train", "truth"]
         trained = np.bincount(on_train, minlength=len(PROBABILITIES))
-        for one in results.evaluations(of_run.assign(name=name)):
+        of_run = of_run.assign(name=name)
+        for one in results.evaluations(of_run, scores=study.declared_scores):
             if one.subset != "external":
                 continue
             answered = one.probabilities[0]
@@ -210,7 +226,12 @@ def _add_accuracies(book, one, run, both, resamples):
     for metric, probabilities in both.items():
         predicted = probabilities.argmax(1)
         estimates[metric] = bootstrap(
-            agreement.accuracy, one.truth, predicted, groups=one.groups, resamples=resamples
+            agreement.accuracy,
+            one.truth,
+            predicted,
+            groups=one.groups,
+            scores=one.scores,
+            resamples=resamples,
         )
     return book.add(estimates, subset="external", run=one.name, source=CORRECTED)
 
@@ -228,18 +249,38 @@ def _as_table(one, run, metric, probabilities):
     )
 
 
+def _undeclared_readings(study, rated):
+    """str, a sentence about the readings of scores that the study does not declare; "" for none."""
+    foreign = sorted(set(rated.scores) - set(study.declared_scores))
+    if not foreign:
+        return ""
+    counts = []
+    for person in rated.people:
+        n_readings = int(np.isin(rated.of([person]), foreign).sum())
+        if n_readings:
+            counts.append(f"{n_readings} of {person}")
+    return (
+        f"Readings of {_names(foreign)}, which this study does not declare, stay as they are "
+        f"({', '.join(counts)}): the raters' coefficients are over {_names(rated.scores)}."
+    )
+
+
+def _names(scores):
+    return ", ".join(map(score_name, scores))
+
+
 def _pairs_with_nothing_built_in(rated):
     """dict rater -> (scores of the others (N,), own scores (N,)); -1 where there is none."""
     votes = rated.of(rated.people)
     if len(rated.people) > 1:
-        others = sheets.leave_one_out(votes)
+        others = votes_.leave_one_out(votes)
     else:
         others = np.full_like(votes, -1)  # one alone has no others
     pairs = {}
     for column, name in enumerate(rated.people):
         pairs[name] = (others[:, column], votes[:, column])
     if rated.people:
-        consensus = sheets.consensus(votes)[0]
+        consensus = votes_.consensus(votes)[0]
         for name in rated.networks:
             pairs[name] = (consensus, rated.of([name])[:, 0])
     return pairs

@@ -180,7 +180,11 @@ def _validation_kappa(book, study, predictions, run):
     groups, sample, _ = resampling_groups(rows["patient"], rows["slide"], rows["patch"])
     predicted = rows[PROBABILITIES].to_numpy(float).argmax(1)
     table = agreement.metrics(
-        rows["truth"].to_numpy(int), predicted, groups=groups, resamples=study.maps["resamples"]
+        rows["truth"].to_numpy(int),
+        predicted,
+        groups=groups,
+        scores=study.declared_scores,
+        resamples=study.maps["resamples"],
     )
     kappa = table[table["metric"] == "kappa quadratic"]
     ids = book.add(kappa, subset="val", run=run, source=f"runs/{run}/predictions.csv")

@@ -39,6 +39,7 @@ class Transfer:
     sample: str
     warning: str
     resamples: int
+    scores: tuple[int, ...]  # that the study declares, as positions in SCORES
 
     @property
     def truth(self) -> np.ndarray:
@@ -51,7 +52,8 @@ class Transfer:
         for name, seeds in self.networks.items():
             predicted[name] = [probabilities.argmax(1) for probabilities in seeds]
         for name, values in self.rules.items():
-            predicted[name] = [stain.rule_score(torch.from_numpy(values)).numpy()]
+            by_rule = stain.rule_score(torch.from_numpy(values), scores=self.scores)
+            predicted[name] = [by_rule.numpy()]
         return predicted
 
     def ranks(self) -> dict[str, list[np.ndarray]]:
@@ -108,7 +110,8 @@ def transfer(
     """Transfer of these external patches; its intervals resample patients or slides."""
     groups, sample, warning = resampling_groups(table["patient"], table["slide"], table["name"])
     resamples = study.maps["resamples"]
-    return Transfer(table, networks, rules, groups, sample, warning, resamples)
+    declared = study.declared_scores
+    return Transfer(table, networks, rules, groups, sample, warning, resamples, declared)
 
 
 def keep_answers(book: Book, answered: Transfer) -> None:
@@ -141,7 +144,7 @@ def measure_transfer(book: Book, answered: Transfer) -> dict[str, dict[str, str]
     ranks = answered.ranks()
     ids = {}
     for name, predicted in answered.predicted().items():
-        table = agreement.metrics(answered.truth, predicted, **options)
+        table = agreement.metrics(answered.truth, predicted, scores=answered.scores, **options)
         table = table[table["metric"].isin(METRICS)]
         ids[name] = book.add(table, subset="external", run=name, source=SOURCE)
         spearman = bootstrap(agreement.spearman, ranks[name], answered.truth, **options)
@@ -201,7 +204,8 @@ def order_figure(book: Book, answered: Transfer) -> Html:
         ylabel = "rule value"
         if name in answered.networks:
             ylabel = "expected score"
-        plots.strips(np.mean(values, axis=0), answered.truth, ax, ylabel=ylabel)
+        expected = np.mean(values, axis=0)
+        plots.strips(expected, answered.truth, ax, ylabel=ylabel, scores=answered.scores)
         ax.set(title=name, xlabel="true score")
     caption = (
         f"Every external patch by true score (n = {len(answered.truth)}); bars are medians. "
@@ -249,7 +253,9 @@ def _difference_cells(book, answered, name, rule):
     predicted = answered.predicted()
     # the rule knows no seeds: every seed of the network meets the same answers of it
     by_rule = predicted[rule] * len(predicted[name])
-    pair = compare.compare(answered.truth, predicted[name], by_rule, **options)
+    pair = compare.compare(
+        answered.truth, predicted[name], by_rule, scores=answered.scores, **options
+    )
     kappa = pair[pair["metric"] == "kappa quadratic difference"]
     keep = {"subset": "external", "run": f"{name} less {rule}", "source": SOURCE}
     ids = book.add(kappa, **keep)

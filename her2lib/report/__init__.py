@@ -9,6 +9,7 @@ render        report.html and what lies beside it
 drafts        model cards and checklists from what is on record
 published     reported figures of a TOML file, checked against each other
 recount       a study's own numbers computed a second time
+recount_coefficients  Fleiss, Gwet and Krippendorff, reading by reading
 findings      what an audit finds; what moved between two studies
 """
 

@@ -1,6 +1,5 @@
 """Reported figures of a TOML file, checked against each other: sums, rates, kappas, matrices."""
 
-import tomllib
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import chain, combinations_with_replacement
@@ -12,6 +11,7 @@ import pandas as pd
 from her2lib.files import did_you_mean
 from her2lib.report.findings import Finding, findings_table, half_last_digit, rounds_to
 from her2lib.scores import SCORES
+from her2lib.study.config import read_toml
 
 # What a file of reported figures may hold; studies/published.toml explains each key.
 KEYS = {
@@ -33,6 +33,22 @@ KEYS = {
     "kappa": ("id", "what", "value", "weighting", "rate", "where"),
     "matrix": ("id", "what", "raters", "values", "weighting", "consensus_of", "where"),
 }
+# key: what its value is; every other key holds a text.
+SHAPES = {
+    "value": (int | Decimal | str, "a number"),
+    "n": (int, "a whole number"),
+    "right": (int, "a whole number"),
+    "patients": (int, "a whole number"),
+    "about": (bool, "true or false"),
+    "scores": (list | int, "how many scores there are, or a list of them"),
+    "parts": (dict, "a table of counts"),
+    "per_score": (dict, "a table of [right, n]"),
+    "raters": (list, "a list of names"),
+    "values": (list, "a list of rows"),
+    "consensus_of": (list, "a list of names"),
+}
+# No study reports a larger figure; beyond, float overflows.
+LARGEST = 10**15
 # "About 85 %" may be rounded five times as coarsely as "85 %".
 ABOUT = 5
 
@@ -84,6 +100,13 @@ class ReportedClaim:
         return half_last_digit(self.value)
 
     @property
+    def n_scores(self) -> int:
+        """How many answers there were: as many as are named or counted, four where none is said."""
+        if isinstance(self.scores, list):
+            return len(self.scores)
+        return self.scores or len(SCORES)
+
+    @property
     def total(self):
         """The value, or the sum of the parts where no value is written."""
         if self.value is None:
@@ -113,11 +136,21 @@ def audit_file(path: Path | str) -> pd.DataFrame:
     return findings_table(findings)
 
 
-def feasible_kappa(per_score: dict[str, list[int]]) -> tuple[float, float]:
-    """(lowest, highest) unweighted kappa that matrices with [right, n] per score can have."""
+def holds_figures(path: Path | str) -> bool:
+    """bool, whether a TOML file is a table of reported figures and not a study's own file."""
+    return bool(read_toml(Path(path)).keys() & KEYS.keys())
+
+
+def feasible_kappa(
+    per_score: dict[str, list[int]], *, scores: int = len(SCORES)
+) -> tuple[float, float]:
+    """(lowest, highest) unweighted kappa that matrices with [right, n] per score can have.
+
+    scores is how many answers there were, also those that are never right.
+    """
     right, n = np.array(list(per_score.values()), float).T
     supports = n.tolist()
-    if len(supports) < len(SCORES):
+    if len(supports) < scores:
         # A score that is never true can still be answered, for no chance agreement at all.
         supports.append(0.0)
     commonest = []
@@ -144,22 +177,22 @@ def _chance_agreement(right, n, support_of_wrong_answers):
 
 def _read(path):
     """list of claims of a TOML file, counts first, then rates, kappas, matrices; each checked."""
-    try:
-        # Decimal keeps how exactly a number was printed: 40.10 is not 40.1.
-        tables = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name} is not TOML: {error}.") from error
+    # Decimal keeps how exactly a number was printed: 40.10 is not 40.1.
+    tables = read_toml(path, parse_float=Decimal)
     tables.pop("title", None)
-    for kind in tables:
+    for kind, its_rows in tables.items():
         if kind not in KEYS:
             raise ValueError(f"{path.name}: unknown table {kind!r}.{did_you_mean(kind, KEYS)}")
+        if not isinstance(its_rows, list) or not all(isinstance(row, dict) for row in its_rows):
+            raise ValueError(f"{path.name}: write each {kind} as a table headed [[{kind}]].")
 
     rows = list(chain.from_iterable(tables.values()))
-    by_id = {row.get("id"): row for row in rows}
+    by_id = {str(row.get("id")): row for row in rows}
     for kind in tables:
         for row in tables[kind]:
             try:
                 _check_claim_keys(row, kind, by_id)
+                _check_shapes(row)
                 _check_numbers(row, kind)
                 _check_links(row, by_id)
             except ValueError as error:
@@ -176,14 +209,30 @@ def _check_claim_keys(row, kind, by_id):
     for key in row:
         if key not in KEYS[kind]:
             raise ValueError(f"unknown key {key!r} in a {kind}.{did_you_mean(key, KEYS[kind])}")
-    if not row.get("id") or not row.get("what") or by_id[row["id"]] is not row:
+    if not row.get("id") or not row.get("what") or by_id[str(row["id"])] is not row:
         raise ValueError(
             f"each claim needs a 'what' and an 'id' of its own (see {row.get('id')!r})."
         )
 
 
+def _check_shapes(row):
+    """None; raises ValueError where a key holds another kind of thing than it does in KEYS."""
+    for key, value in row.items():
+        kinds, noun = SHAPES.get(key, (str, "a text in quotes"))
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+            raise ValueError(f"{row['id']}: {key} is {noun}, not {value!r}.")
+    if row.get("scores") == 0:
+        raise ValueError(f"{row['id']}: scores = 0 leaves nothing to score.")
+    for pair in row.get("per_score", {}).values():
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise ValueError(f"{row['id']}: each score of per_score has [right, n], not {pair!r}.")
+    for line in row.get("values", []):
+        if not isinstance(line, list):
+            raise ValueError(f"{row['id']}: values is a list of rows, each in brackets.")
+
+
 def _check_numbers(row, kind):
-    """None; raises ValueError where a figure is text, or a rate or kappa has no value."""
+    """None; raises ValueError where a figure is no finite number, or a value is missing."""
     numbers = [row[key] for key in ("value", "n", "right") if key in row]
     numbers += row.get("parts", {}).values()
     for pair in row.get("per_score", {}).values():
@@ -191,10 +240,20 @@ def _check_numbers(row, kind):
     for line in row.get("values", []):
         numbers += line
     lacks_value = kind in ("rate", "kappa") and "value" not in row
-    if lacks_value or not all(isinstance(number, int | Decimal) for number in numbers):
+    if lacks_value or not all(_is_figure(number) for number in numbers):
         raise ValueError(
             f"{row['id']} needs plain numbers, without quotes and groups, and its value."
         )
+    pairs = row.get("per_score", {}).values()
+    if pairs and sum(n for _, n in pairs) <= 0:
+        raise ValueError(f"{row['id']}: no patch stands in per_score.")
+
+
+def _is_figure(number):
+    """bool, whether this is a finite number of a size that a study can report: no nan, no true."""
+    if isinstance(number, bool) or not isinstance(number, int | Decimal):
+        return False
+    return Decimal(number).is_finite() and abs(number) < LARGEST
 
 
 def _check_links(row, by_id):
@@ -263,8 +322,8 @@ def _rate_findings(claim):
     what = claim.title
     yield _check(claim, 0 <= value <= 100, f"{what}: {value} % lies outside 0 to 100.")
     chance = 0.0
-    if claim.scores is not None:
-        chance = 100 / claim.scores
+    if claim.scores:
+        chance = 100 / claim.n_scores
     sentence = f"{what}: {value} % is below chance ({chance:.3g} %)."
     yield _check(claim, float(value) >= chance, sentence, recomputed=chance)
     if claim.per_score:
@@ -315,7 +374,8 @@ def _kappa_findings(claim, by_id):
     yield _check(claim, -1 <= value <= 1, sentence)
     if not claim.rate or claim.weighting not in ("", "unweighted"):
         return
-    low, high = feasible_kappa(by_id[claim.rate].per_score)
+    rate = by_id[claim.rate]
+    low, high = feasible_kappa(rate.per_score, scores=rate.n_scores)
     fits = low - claim.half <= float(value) <= high + claim.half
     span = f"{low:.3f} to {high:.3f}"
     sentence = (

@@ -3,6 +3,7 @@
 import html
 import re
 import warnings
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from her2lib.report.findings import (
     rounds_to,
     sorted_by_verdict,
 )
-from her2lib.scores import CUTS, SCORES
+from her2lib.report.recount_coefficients import COEFFICIENTS, recount_coefficient
+from her2lib.scores import ALL_SCORES, CUTS, SCORES
 
 # Numbers of two notebooks (the first letters of their ids) that rest on no table.
 NO_TABLE = {
@@ -27,13 +29,12 @@ NO_TABLE = {
     "08": "made from weights and pixels, and no table keeps its parts",
 }
 # Metrics that are no plain counts: tests/report/test_recount.py computes them by other code.
-LEFT_TO_TESTS = ("AUROC", "ECE", "ranked", "spearman", "Fleiss", "Gwet", "Krippendorff")
+LEFT_TO_TESTS = ("AUROC", "ECE", "ranked", "spearman")
 NOT_REPEATED = (
-    "Not repeated: AUROC, calibration error, ranked probability score, rank correlations, the "
-    "coefficients of Fleiss, Gwet and Krippendorff (the library's tests compute these by other "
-    "code), the resampling behind the intervals (each must only hold its value), p-values, "
-    "verdicts, figures, and what stands before the tables: the networks' answers, people's "
-    "readings, what was measured on each patch."
+    "Not repeated: AUROC, calibration error, ranked probability score, rank correlations (the "
+    "library's tests compute these by other code), the resampling behind the intervals (each must "
+    "only hold its value), p-values, verdicts, figures, and what stands before the tables: the "
+    "networks' answers, people's readings, what was measured on each patch."
 )
 _ENDING = re.compile(r" (difference|gap|as answered|corrected|before re-reading|after re-reading)$")
 _PRINTED = re.compile(r'data-number="([^"]*)"[^>]*>([^<]*)<')
@@ -42,18 +43,20 @@ _FIGURE = re.compile(r"[-+−]?\d[\d,]*(?:\.\d+)?")
 _TOLERANCE = 1e-6
 
 
-def audit_report(folder: Path | str) -> pd.DataFrame:
+def audit_report(folder: Path | str, *, scores: Sequence[int] = ALL_SCORES) -> pd.DataFrame:
     """DataFrame (id, claim, recomputed, verdict, sentence) of a study's report, worst rows first.
 
-    folder holds report.html, numbers.csv and runs/. Each contradiction has a row, then each kind
-    of number has one: how many were computed from which table and how, or why they were not.
+    folder holds report.html, numbers.csv and runs/; scores are those that the study declares, as
+    positions in SCORES, for some coefficients hang on their number. Each contradiction has a row,
+    then each kind of number has one: how many were computed from which table and how, or why they
+    were not.
     """
     folder = Path(folder)
     numbers = _read_numbers(folder / "numbers.csv")
     printed = _PRINTED.findall((folder / "report.html").read_text(encoding="utf-8"))
     repeated = _repeated_ids(numbers)
     misprinted = _misprints(printed, numbers)
-    again = recount(numbers, folder)
+    again = recount(numbers, folder, scores=scores)
 
     contradicted = again["verdict"] == "contradiction"
     summary = []
@@ -72,14 +75,19 @@ def audit_report(folder: Path | str) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def recount(numbers: pd.DataFrame, folder: Path | str) -> pd.DataFrame:
-    """DataFrame, a row per row of numbers.csv: columns of an audit, source, how (or why not)."""
+def recount(
+    numbers: pd.DataFrame, folder: Path | str, *, scores: Sequence[int] = ALL_SCORES
+) -> pd.DataFrame:
+    """DataFrame, a row per row of numbers.csv: columns of an audit, source, how (or why not).
+
+    scores are those that the study declares, as positions in SCORES.
+    """
     folder = Path(folder).resolve()
     tables: dict[str, pd.DataFrame] = {}
     rows = []
     for row in in_new_words(numbers).to_dict("records"):
         source = row["source"] or f"{row['question']}, no table"
-        finding, how = _recount_row(row, folder, tables)
+        finding, how = _recount_row(row, folder, tables, scores)
         rows.append({**vars(finding), "source": source, "how": how})
     return pd.DataFrame(rows, columns=[*COLUMNS, "source", "how"])
 
@@ -178,7 +186,7 @@ def _prints(text, exact):
 # --- one row of numbers.csv ---------------------------------------------------------------------
 
 
-def _recount_row(row, folder, tables):
+def _recount_row(row, folder, tables, scores):
     """(Finding, how it was computed or why not) of a row; tables keeps those already read."""
     reason = _reason_to_leave(row, folder)
     if reason:
@@ -188,7 +196,7 @@ def _recount_row(row, folder, tables):
             tables[row["source"]] = _read_source(row["source"], folder)
         table = tables[row["source"]]
         how, rule = _rule_for(table)
-        value, n = rule(row, table)
+        value, n = rule(row, table, scores)
     except (LookupError, ValueError) as error:
         return _unchecked(row), f"no rule, row or column for {error.args[0]}"
     return _compared(row, value, n), how
@@ -218,7 +226,7 @@ def _read_source(source, folder):
 
 
 def _rule_for(table):
-    """(how, rule) by the column that tells the kind of table; rule(row, table) is (value, n)."""
+    """(how, rule) by the column that tells the kind of table; the rule gives (value, n)."""
     for column, how, rule in RULES:
         if column in table:
             return how, rule
@@ -251,16 +259,16 @@ def _compared(row, value, n):
 # --- rules: one for each kind of table ----------------------------------------------------------
 
 
-def _from_predictions(row, table):
+def _from_predictions(row, table, scores):
     """(value, n) of a metric of one network, or of the difference of two; mean over seeds."""
-    table = _judged_patches(row, table)
+    table = _judged_patches(row, table, scores)
     name_column = "run"
     if "name" in table:
         name_column = "name"
     metric = _ENDING.sub("", row["metric"])
     names = re.split(" minus | less ", row["run"])
     by_name = table.groupby(name_column)
-    seeds = [_values_by_seed(metric, by_name.get_group(name)) for name in names]
+    seeds = [_values_by_seed(metric, by_name.get_group(name), scores) for name in names]
     if len(seeds) == 1:
         values, sizes = seeds[0]
         return np.mean(values), sizes[0]
@@ -274,7 +282,7 @@ def _from_predictions(row, table):
     return first - second, n_patches
 
 
-def _judged_patches(row, table):
+def _judged_patches(row, table, scores):
     """DataFrame, the predictions that a row rests on: of its set, where the true score is known."""
     truth = table["truth"]
     if " after " in row["metric"]:
@@ -283,47 +291,52 @@ def _judged_patches(row, table):
     if "metric" in table:
         asked &= table["metric"] == row["metric"]
     table = table.assign(truth=truth)[asked]
-    return table.assign(truth=table["truth"].astype(int), predicted=_predicted(table))
+    return table.assign(truth=table["truth"].astype(int), predicted=_predicted(table, scores))
 
 
-def _predicted(table):
-    """(N,) predicted scores: the likeliest of p0, p1 …, or the column that says them."""
-    probabilities = [f"p{k}" for k in range(len(SCORES))]
-    if probabilities[0] in table:
-        return table[probabilities].to_numpy(float).argmax(1)
+def _predicted(table, scores):
+    """(N,) predicted scores: of those declared the likeliest by p0, p1 …, or the column of them."""
+    if "p0" in table:
+        probabilities = table[[f"p{score}" for score in scores]].to_numpy(float)
+        return np.array(scores)[probabilities.argmax(1)]
     if "answer" in table:
         return table["answer"].to_numpy(int)
     return table["predicted"].to_numpy(int)
 
 
-def _values_by_seed(metric, table):
+def _values_by_seed(metric, table, scores):
     """([values], [n]) of a metric, one for each run of a network, in the order of the table."""
     values = []
     sizes = []
     for _, seed in table.groupby("run", sort=False):
-        value, n = recount_metric(metric, seed["truth"].to_numpy(), seed["predicted"].to_numpy())
+        columns = seed["truth"].to_numpy(), seed["predicted"].to_numpy()
+        value, n = recount_metric(metric, *columns, scores=scores)
         values.append(value)
         sizes.append(n)
     return values, sizes
 
 
-def _from_ratings(row, table):
-    """(value, n) of a metric of two raters, or of one with the majority of the other people."""
+def _from_ratings(row, table, scores=ALL_SCORES):
+    """(value, n) of a metric of two raters, of one with the majority of the others, or of all."""
     first_readings = table[table["reading"].astype(int) == 1]
     wide = first_readings.pivot(index="patch", columns="rater", values="score")
     wide = wide.fillna(-1).astype(int)
+    people = table.loc[table["person"], "rater"].unique()
+    if row["metric"].startswith(COEFFICIENTS):
+        # a score that somebody gave is a category, whatever the study declares
+        categories = sorted({*scores, *first_readings["score"].astype(int)})
+        return recount_coefficient(row["metric"], wide[people].to_numpy(int), categories)
     rater = row["run"].removesuffix(" against the other raters")
     if " ~ " in rater:
         a, b = rater.split(" ~ ")
         # A rater without any reading has no column.
         truth, predicted = wide.reindex(columns=[a, b], fill_value=-1).to_numpy().T
     else:
-        people = table.loc[table["person"], "rater"].unique()
         others = wide[people].drop(columns=rater, errors="ignore")
         truth = np.array([_majority(scores) for scores in others.to_numpy(int)])
         predicted = wide[rater].to_numpy()
     both = (truth >= 0) & (predicted >= 0)
-    return recount_metric(row["metric"], truth[both], predicted[both])
+    return recount_metric(row["metric"], truth[both], predicted[both], scores=scores)
 
 
 def _majority(scores):
@@ -334,7 +347,7 @@ def _majority(scores):
     return votes.argmax()
 
 
-def _from_patches(row, table):
+def _from_patches(row, table, scores):
     """(value, n) of a mean over the values that a table keeps for each patch."""
     if "number" in table:
         chosen = table[table["number"] == row["id"]]
@@ -350,24 +363,37 @@ def _from_patches(row, table):
     return values.mean(), len(values)
 
 
-def _from_changed_patches(row, table):
+def _from_changed_patches(row, table, scores):
     """(value, n) of "accuracy, <network>" or "kappa, <network>" under one change of the patches."""
     metric, _, network = row["metric"].partition(", ")
     if metric == "kappa":
         metric = "kappa quadratic"
     chosen = table[table["kind"] == row["run"]]
-    return recount_metric(metric, chosen["truth"].to_numpy(int), chosen[network].to_numpy(int))
+    columns = chosen["truth"].to_numpy(int), chosen[network].to_numpy(int)
+    return recount_metric(metric, *columns, scores=scores)
 
 
 # --- metrics: of (N,) true and (N,) predicted scores --------------------------------------------
 
 
-def recount_metric(metric: str, truth: np.ndarray, predicted: np.ndarray) -> tuple[float, int]:
-    """(value, n) of a metric of scores (N,), none unknown; NaN where it is not defined."""
+def recount_metric(
+    metric: str,
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    *,
+    scores: Sequence[int] = ALL_SCORES,
+) -> tuple[float, int]:
+    """(value, n) of a metric of scores (N,), none unknown; NaN where it is not defined.
+
+    scores are those that the study declares, as positions in SCORES.
+    """
     name, _, where = metric.partition(" ")
     if name in ("recall", "sensitivity", "specificity"):
         asked, answered = _one_side(name, where, truth, predicted)
         return _fraction_true(answered[asked]), int(asked.sum())
+    if metric.startswith(COEFFICIENTS):
+        value, _ = recount_coefficient(metric, np.stack([truth, predicted], axis=1), scores)
+        return value, len(truth)
     if metric not in METRICS:
         raise LookupError(metric)
     if not len(truth):
@@ -419,7 +445,8 @@ def _kappa_quadratic(truth, predicted):
     return sk.cohen_kappa_score(truth, predicted, labels=range(len(SCORES)), weights="quadratic")
 
 
-# None of these is the code that made the number.
+# None of these is the code that made the number. Kappas count the steps of all four scores, also
+# in a study of fewer: a score that nobody gave changes none of them.
 METRICS = {
     "accuracy": sk.accuracy_score,
     "balanced accuracy": _balanced_accuracy,

@@ -4,7 +4,7 @@ import re
 from datetime import date
 from pathlib import Path
 
-from her2lib.files import fingerprint, make_folder, write_json, write_table, write_text
+from her2lib.files import fingerprint, write_json, write_table, write_text
 from her2lib.report import drafts
 from her2lib.report.executed import (
     TEMPLATES,
@@ -103,7 +103,7 @@ def _reading_order(study):
             first_run.setdefault(run["network"], run["run"])
     runs = {run["run"] for run in study.runs()}
     tasks = []
-    for folder in make_folder(study.folder / "runs").iterdir():
+    for folder in (study.folder / "runs").glob("*"):
         if not (folder / "notebook.ipynb").is_file():
             continue
         if folder.name not in runs or folder.name in first_run.values():
@@ -135,7 +135,7 @@ def _write_appendix(study):
         return (notebook_of(study, file.parent.name), file)
 
     notebooks = []
-    for file in sorted(make_folder(study.folder / "runs").glob("*/*.ipynb"), key=place):
+    for file in sorted((study.folder / "runs").glob("*/*.ipynb"), key=place):
         if file.name not in ("notebook.ipynb", "failed.ipynb"):
             continue
         task = file.parent.name

@@ -293,7 +293,7 @@ def doubt_rows(study, *, most=6):
 
 def computed_twice(study, numbers):
     """Html: contradictions if there are any, and a table of what was recounted from which table."""
-    again = recount.recount(numbers, study.folder)
+    again = recount.recount(numbers, study.folder, scores=study.declared_scores)
     contradictions = again.loc[again["verdict"] == "contradiction", "sentence"]
     kinds = recount.count_by_kind(again)
     short_names = kinds["source"].str.replace(r"runs/[^/]*/|reading/|\.csv", "", regex=True)

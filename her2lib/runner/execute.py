@@ -4,7 +4,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,6 +77,8 @@ def execute_study(
     """
     if scheduler and not insecure:
         _check_encrypted(scheduler)
+    if scheduler:
+        _check_certificates(scheduler)
     tasks = plan_.choose_tasks(plan_.plan_tasks(study), only)
     table = plan_.estimate(study, only=only, force=force)
     if progress or dry_run:
@@ -240,11 +242,51 @@ def _check_encrypted(scheduler):
         )
 
 
+def _check_certificates(scheduler):
+    """None; raises where Dask is to speak TLS and has no certificates, which it takes ill."""
+    if not scheduler.startswith(("tls://", "wss://")):
+        return
+    from distributed.security import Security
+
+    try:
+        context = Security().get_connection_args("client")["ssl_context"]
+    # A file that is not there, may not be read or holds no certificate.
+    except OSError as error:
+        raise RunError(
+            "The certificates that distributed.comm.tls in ~/.config/dask names cannot be read: "
+            "correct their paths, as docs/cluster.md shows."
+        ) from error
+    if context is None:
+        raise RunError(
+            f"{scheduler} needs certificates, and Dask knows none: docs/cluster.md shows how to "
+            "make them, once (distributed.comm.tls in ~/.config/dask)."
+        )
+
+
 def _cluster(table, workers, per_gpu, scheduler):
     """Context of (Client, environment); nothing is started when nothing is to be executed."""
-    if scheduler or any(row["action"] == "execute" for row in table):
-        return workers_.cluster(workers_.slots(workers, per_gpu), scheduler)
+    if scheduler:
+        return _cluster_elsewhere(scheduler)
+    if any(row["action"] == "execute" for row in table):
+        return workers_.cluster(workers_.slots(workers, per_gpu))
     return nullcontext((None, {}))
+
+
+@contextmanager
+def _cluster_elsewhere(scheduler):
+    """Context of (Client, {}) of a scheduler that is running; RunError where none answers."""
+    from distributed import Client
+
+    try:
+        client = Client(scheduler)
+    # No connection in time; an address without a port, or of a kind that Dask does not know.
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"No Dask scheduler answers at {scheduler}: start one, or correct the address "
+            "(tls://host:port), as docs/cluster.md shows."
+        ) from error
+    with client:
+        yield client, {}
 
 
 def _row_of_job(job, task, *, attempt):

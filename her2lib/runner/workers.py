@@ -50,19 +50,11 @@ def slots(workers: int | None = None, per_gpu: int = 1) -> list[dict[str, str]]:
 
 
 @contextmanager
-def cluster(environments: list[dict[str, str]], scheduler: str | None = None) -> Iterator[tuple]:
-    """(Client, environment for the kernels): of a scheduler, of a thread here, or of processes.
-
-    The processes talk on loopback. Certificates of a scheduler elsewhere are named by Dask's own
-    configuration, distributed.comm.tls.
-    """
+def cluster(environments: list[dict[str, str]]) -> Iterator[tuple]:
+    """(Client, environment for the kernels): of a thread here, or of processes on loopback."""
     import dask
     from distributed import Client, SpecCluster
 
-    if scheduler:
-        with Client(scheduler) as client:
-            yield client, {}
-        return
     if len(environments) == 1:
         parts = _thread_here()
         kernel_environment = environments[0]

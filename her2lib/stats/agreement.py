@@ -1,6 +1,9 @@
-"""How well scores agree: every metric of the study with its interval, kappas, the human range."""
+"""How well scores agree: every metric of the study with its interval, kappas, the human range.
 
-import warnings
+Wherever scores may be given, these are the scores that a study declares, as positions in SCORES
+(coefficients says what depends on them); a value that is none of them is refused.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from her2lib.scores import CUTS, SCORES
+from her2lib.scores import ALL_SCORES, CUTS, SCORES
 from her2lib.stats.calibration import (
     Ranked,
     auroc_cut,
@@ -24,6 +27,7 @@ from her2lib.stats.coefficients import (
     cohen_kappa,
     coincidence_rows,
     confusion_cells,
+    cuts_between,
     fleiss_of_sums,
     fraction_right,
     gwet_of_sums,
@@ -37,7 +41,6 @@ from her2lib.stats.coefficients import (
     specificity,
 )
 from her2lib.stats.intervals import (
-    Estimate,
     Groups,
     SumStatistic,
     bootstrap,
@@ -48,38 +51,42 @@ from her2lib.stats.intervals import (
     resample_counts,
 )
 
-Q = len(SCORES)
 _ONE_SCORE = "both sides gave one and the same score throughout, so chance alone would agree"
 _FEW = "no patch has two ratings, or all ratings are one score"
 
 
-def confusion_counts(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """(4,4) int counts: rows the true score, columns the predicted; -1 (unknown) is left out."""
-    return confusion_cells(truth, predicted).sum(0).reshape(Q, Q).astype(int)
+def confusion_counts(
+    truth: np.ndarray, predicted: np.ndarray, scores: Sequence[int] = ALL_SCORES
+) -> np.ndarray:
+    """(q,q) int counts: rows the true score, columns the predicted; -1 (unknown) is left out."""
+    cells = confusion_cells(truth, predicted, scores).sum(0)
+    return cells.reshape(len(scores), len(scores)).astype(int)
 
 
 # --- statistics: call them for the value, hand them to bootstrap for the Estimate ---------------
 
 
 def _of_confusion(
-    function, *, kind="proportion", why="there are no patches", rows=slice(None), **options
+    function, *, kind="proportion", why="there are no patches", rows=ALL_SCORES, **options
 ):
     """SumStatistic of a function of the confusion matrix; rows: the true scores that enter."""
     of = partial(_from_cells, function, **options)
     return SumStatistic(confusion_cells, of, why=why, kind=kind, size=partial(_patches_in, rows))
 
 
-def _from_cells(function, sums, scores=Q, **options):
+def _from_cells(function, sums, scores=ALL_SCORES, **options):
     """(…) function of the confusion counts (…,q,q) behind their sums (…,q*q)."""
-    return function(sums.reshape(*sums.shape[:-1], scores, scores), **options)
+    confusion = sums.reshape(*sums.shape[:-1], len(scores), len(scores))
+    return function(confusion, scores=scores, **options)
 
 
-def _patches_in(rows, cells):
+def _patches_in(rows, cells, scores=ALL_SCORES, **_):
     """(N,) 1 for a patch whose true score is among these rows of the confusion matrix."""
-    return cells.reshape(-1, Q, Q)[:, rows].sum((1, 2))
+    enters = np.isin(scores, rows)
+    return cells.reshape(-1, len(scores), len(scores))[:, enters].sum((1, 2))
 
 
-def _patches_with_both(cells):
+def _patches_with_both(cells, **_):
     """(N,) 1 for a patch that has both scores."""
     return cells.sum(1)
 
@@ -93,19 +100,19 @@ def _kappa_metric(weights):
 def _recall_metric(score):
     """SumStatistic of the recall of one score."""
     why = f"no patch has score {SCORES[score]}"
-    return _of_confusion(recall, score=score, rows=slice(score, score + 1), why=why)
+    return _of_confusion(recall, score=score, rows=(score,), why=why)
 
 
 def _sensitivity_metric(cut):
     """SumStatistic of the sensitivity at one clinical cut."""
     why = f"no patch lies above {CUTS[cut]}"
-    return _of_confusion(sensitivity, cut=cut, rows=slice(cut + 1, None), why=why)
+    return _of_confusion(sensitivity, cut=cut, rows=ALL_SCORES[cut + 1 :], why=why)
 
 
 def _specificity_metric(cut):
     """SumStatistic of the specificity at one clinical cut."""
     why = f"no patch lies below {CUTS[cut]}"
-    return _of_confusion(specificity, cut=cut, rows=slice(cut + 1), why=why)
+    return _of_confusion(specificity, cut=cut, rows=ALL_SCORES[: cut + 1], why=why)
 
 
 def _of_two_readings(rows, of, **options):
@@ -118,12 +125,12 @@ def _stacked(rows, truth, predicted, **options):
     return rows(np.stack([truth, predicted], 1), **options)
 
 
-def _has_two_readings(rows):
+def _has_two_readings(rows, **_):
     """(N,) 1 for a patch with two readings, of the rows of coefficients.reading_rows."""
     return rows[:, 1]
 
 
-def _enters_alpha(rows):
+def _enters_alpha(rows, **_):
     """(N,) whether a patch has two readings, of the rows of coefficients.coincidence_rows."""
     return rows.any(1)
 
@@ -201,13 +208,16 @@ def metrics(
     scored: np.ndarray | list[np.ndarray],
     *,
     groups: Groups,
+    scores: Sequence[int] = ALL_SCORES,
     resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """DataFrame, a row per metric: metric and Estimate's fields, of patches whose truth is known.
 
     scored is (N,) predicted scores, or (N,4) probabilities, which also give AUROC and calibration;
-    or a list of either, one per seed. Example: metrics(truth, probabilities, groups=patients).
+    or a list of either, one per seed. Of scores that a study does not declare there is no recall,
+    and of a cut with declared scores on one side alone there is nothing.
+    Example: metrics(truth, probabilities, groups=patients, scores=(1, 2, 3)).
     """
     if not isinstance(scored, list):
         scored = [scored]
@@ -217,63 +227,36 @@ def metrics(
         groups = np.asarray(groups)
     groups = groups[known]
     runs = [np.asarray(run)[known] for run in scored]
-    options: dict[str, Any] = {"groups": groups, "resamples": resamples, "seed": seed}
+    options: dict[str, Any] = {
+        "groups": groups,
+        "resamples": resamples,
+        "seed": seed,
+        "scores": scores,
+    }
     rows = []
     predicted = [_as_scores(run) for run in runs]
-    for name, metric in SCORED.items():
+    for name in filter(partial(_is_about, scores), SCORED):
+        metric = SCORED[name]
         estimate = bootstrap(metric, truth, predicted, **options)
         if name.startswith("recall") and estimate.n and len(runs) == 1:
             right = f"{round(estimate.value * estimate.n)} of {estimate.n}"
             estimate = replace(estimate, note=_joined(right, estimate.note))
         rows.append({"metric": name, **vars(estimate)})
     if runs[0].ndim == 2:
-        for name, graded in GRADED.items():
-            rows.append({"metric": name, **vars(bootstrap(graded, truth, runs, **options))})
+        for name in filter(partial(_is_about, scores), GRADED):
+            estimate = bootstrap(GRADED[name], truth, runs, **options)
+            rows.append({"metric": name, **vars(estimate)})
     return pd.DataFrame(rows)
 
 
-def quadratic_kappa(
-    truth: Sequence | np.ndarray,
-    predicted: Sequence | np.ndarray,
-    *,
-    groups: Groups | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Estimate:
-    """Estimate of Cohen's kappa with quadratic weights, its interval by patients or slides.
-
-    truth and predicted are scores 0..3, -1 where unknown: such patches are left out. groups holds
-    the patient or slide of each patch, known for all: some empty ids are refused, for they would
-    count as one patient. Without groups, or with empty ids alone (a warning), patches are
-    resampled one by one, and the note says so. Raises
-    ValueError for columns of unequal length and for what is no score.
-    Example: print(quadratic_kappa(test.score, probabilities.argmax(1), groups=test.patient)).
-    """
-    a = _checked_scores(truth, "truth")
-    b = _checked_scores(predicted, "predicted")
-    if len(a) != len(b):
-        raise ValueError(f"quadratic_kappa: unequal lengths, truth {len(a)}, predicted {len(b)}.")
-    known = (a >= 0) & (b >= 0)  # patients without a patch that enters are not resampled
-    alone = groups is None
-    if groups is not None and not any(map(str, groups)):
-        warnings.warn("No patient or slide is known: patches are resampled alone.", stacklevel=2)
-        alone = True
-    if alone:
-        groups = pd.Series(range(len(a)), name="patches")
-    groups = _checked_groups(groups, known)
-    estimate = bootstrap(
-        SCORED["kappa quadratic"],
-        a[known],
-        b[known],
-        groups=groups,
-        resamples=resamples,
-        seed=seed,
-    )
-    if not alone or np.isnan(estimate.value):
-        return estimate
-    note = "no groups given: patches are resampled as if independent, too narrow if they are not"
-    # No interval may be read without knowing that it is too narrow.
-    return replace(estimate, note=_joined(estimate.note, note))
+def _is_about(scores, metric):
+    """bool, whether the score or the cut that ends the name of a metric is one of the study's."""
+    where = metric.split(" ")[-1]
+    if where in SCORES:
+        return SCORES.index(where) in scores
+    if where in CUTS:
+        return CUTS.index(where) in cuts_between(scores)
+    return True
 
 
 def _as_scores(run):
@@ -285,41 +268,6 @@ def _as_scores(run):
 
 def _joined(*notes):
     return "; ".join(filter(None, notes))
-
-
-def _checked_scores(column, name):
-    """(N,) int scores -1..3 of a column; raises ValueError for anything else."""
-    scores = np.asarray(column)
-    if scores.ndim != 1:
-        raise ValueError(
-            f"quadratic_kappa needs one score a patch in {name}, shape (N,), not {scores.shape}: "
-            "probabilities (N,4) become scores by .argmax(1)."
-        )
-    if not len(scores):
-        return scores.astype(int)
-    numeric = scores.dtype.kind in "iuf"
-    if not numeric or not np.isin(scores, [-1, *range(Q)]).all():
-        raise ValueError(
-            f"quadratic_kappa needs whole scores 0 to {Q - 1}, or -1 for unknown, in {name}."
-        )
-    return scores.astype(int)
-
-
-def _checked_groups(groups, known):
-    """(n,) Series of the ids of the patches that enter; ValueError where one has none."""
-    groups = pd.Series(list(groups), dtype=object, name=getattr(groups, "name", None))
-    if len(groups) != len(known):
-        raise ValueError(
-            f"quadratic_kappa needs a group for each patch: {len(groups)} for {len(known)}."
-        )
-    groups = groups[known]
-    empty = groups.isna() | (groups.astype(str).str.strip() == "")
-    if empty.any():
-        raise ValueError(
-            f"quadratic_kappa needs a group for each patch, but {empty.sum()} of {len(groups)} "
-            "have an empty one: leave these patches out, or leave groups out to resample patches."
-        )
-    return groups
 
 
 # --- every two raters ---------------------------------------------------------------------------
@@ -336,7 +284,13 @@ class _Pairs:
 
 
 def kappa_matrix(
-    ratings: np.ndarray, *, groups: Groups, weights: str, resamples: int = 2000, seed: int = 0
+    ratings: np.ndarray,
+    *,
+    groups: Groups,
+    weights: str,
+    scores: Sequence[int] = ALL_SCORES,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Three (R,R) arrays, value, low, high: kappa of every two raters of ratings (N,R; -1 missing).
 
@@ -344,7 +298,7 @@ def kappa_matrix(
     """
     # A rater agrees with himself at 1, on the diagonal.
     matrices = np.tile(np.eye(np.shape(ratings)[1]), (3, 1, 1))
-    pairs = _pairwise(ratings, groups, weights, resamples, seed)
+    pairs = _pairwise(ratings, groups, weights, scores, resamples, seed)
     for (i, j), estimate in zip(pairs.couples, pairs.estimates, strict=True):
         numbers = estimate.value, estimate.low, estimate.high
         matrices[:, i, j] = numbers
@@ -358,6 +312,7 @@ def kappa_table(
     *,
     groups: Groups,
     weights: str,
+    scores: Sequence[int] = ALL_SCORES,
     resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -370,7 +325,7 @@ def kappa_table(
         raise ValueError(
             f"Agreement needs two raters: {', '.join(names) or 'none'} is all there is."
         )
-    pairs = _pairwise(ratings, groups, weights, resamples, seed)
+    pairs = _pairwise(ratings, groups, weights, scores, resamples, seed)
     rows = []
     for (i, j), estimate in zip(pairs.couples, pairs.estimates, strict=True):
         row = {"a": names[i], "b": names[j], "metric": f"kappa {weights}"}
@@ -378,7 +333,7 @@ def kappa_table(
     return pd.DataFrame(rows)
 
 
-def _pairwise(ratings, groups, weights, resamples, seed):
+def _pairwise(ratings, groups, weights, scores, resamples, seed):
     """_Pairs of ratings (N,R; -1 missing), all from one draw of the groups."""
     ratings = np.asarray(ratings)
     index, group_kind, n_groups = group_index(groups)
@@ -386,15 +341,19 @@ def _pairwise(ratings, groups, weights, resamples, seed):
     n_pairs = len(couples)
     if not n_pairs:
         return _Pairs(couples, [], np.empty((resamples, 0)), np.empty((n_groups, 0)))
-    by_pair = [group_sums(confusion_cells(ratings[:, i], ratings[:, j]), index) for i, j in couples]
-    sums = np.stack(by_pair, axis=1)  # (G,pairs,16)
+    by_pair = []
+    for i, j in couples:
+        cells = confusion_cells(ratings[:, i], ratings[:, j], scores)
+        by_pair.append(group_sums(cells, index))
+    sums = np.stack(by_pair, axis=1)  # (G,pairs,q*q)
     sizes = sums.sum(2)
+    of_pairs = partial(_from_cells, cohen_kappa, scores=scores, weights=weights)
     with np.errstate(all="ignore"):
         # counted out, as -1 has no answer where nobody read a patch
-        cells = sums.reshape(n_groups, n_pairs * Q * Q)  # (G,pairs*16)
+        cells = sums.reshape(n_groups, n_pairs * len(scores) ** 2)  # (G,pairs*q*q)
         drawn = resample_counts(n_groups, resamples, seed) @ cells
-        values = cohen_kappa(sums.sum(0).reshape(n_pairs, Q, Q), weights)
-        draws = cohen_kappa(drawn.reshape(resamples, n_pairs, Q, Q), weights)
+        values = of_pairs(sums.sum(0))
+        draws = of_pairs(drawn.reshape(resamples, n_pairs, -1))
     estimates = []
     for p in range(n_pairs):
         why = "no patch has both ratings"
@@ -415,6 +374,7 @@ def human_range(
     networks: list[str],
     groups: Groups,
     weights: str = "quadratic",
+    scores: Sequence[int] = ALL_SCORES,
     resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -425,7 +385,7 @@ def human_range(
     the network stands; distance is from the raters' lowest kappa.
     Example: human_range(ratings, ["P1", "P2", "net"], networks=["net"], groups=patients).
     """
-    pairs = _pairwise(ratings, groups, weights, resamples, seed)
+    pairs = _pairwise(ratings, groups, weights, scores, resamples, seed)
     # The networks in every couple; none for two people.
     among = [{names[i], names[j]} & set(networks) for i, j in pairs.couples]
     usable = [p for p, estimate in enumerate(pairs.estimates) if not np.isnan(estimate.value)]

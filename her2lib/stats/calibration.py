@@ -1,6 +1,6 @@
 """What probabilities are worth: ranking and calibration by cut, temperature, what to send on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,8 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from her2lib.scores import CUTS
+from her2lib.scores import ALL_SCORES, CUTS
+from her2lib.stats.coefficients import cuts_between
 from her2lib.stats.intervals import Groups, SumStatistic, bootstrap
 
 BINS = 10
@@ -40,11 +41,11 @@ class Ranked:
         self.split = split
         self.why = why
 
-    def __call__(self, truth, probabilities) -> float:
+    def __call__(self, truth, probabilities, **_) -> float:
         once = np.ones((1, len(truth)))
         return float(self.draws(once, np.arange(len(truth)), truth, probabilities)[0])
 
-    def draws(self, drawn, index, /, truth, probabilities):
+    def draws(self, drawn, index, /, truth, probabilities, **_):
         """(R,) AUROC under each row of drawn (R,G); index (N,) is the group of each patch."""
         pairs = []
         for positive, ranked in self.split(truth, probabilities):
@@ -92,14 +93,16 @@ auroc_cut = [
 # --- calibration --------------------------------------------------------------------------------
 
 
-def _rps_rows(truth, probabilities):
-    """(N,2) squared error of the probability above each cut, mean over cuts; and 1."""
-    above = np.asarray(truth)[:, None] > np.arange(len(CUTS))
-    errors = ((at_least(probabilities) - above) ** 2).mean(1)
+def _rps_rows(truth, probabilities, scores=ALL_SCORES):
+    """(N,2) squared error of the probability above each cut, mean over the study's cuts; and 1."""
+    # A cut below the lowest declared score is never missed and would flatter the mean.
+    cuts = cuts_between(scores)
+    above = np.asarray(truth)[:, None] > np.array(cuts)
+    errors = ((at_least(probabilities)[:, cuts] - above) ** 2).mean(1)
     return np.stack([errors, np.ones(len(truth))], axis=1)
 
 
-def _ece_rows(truth, probabilities, cut):
+def _ece_rows(truth, probabilities, cut, **_):
     """(N,3*bins) for the bin of each patch: 1, its forecast, whether it lies above the cut."""
     forecast = at_least(probabilities)[:, cut]
     above = np.asarray(truth) > cut
@@ -108,7 +111,7 @@ def _ece_rows(truth, probabilities, cut):
     return rows.reshape(len(forecast), -1)
 
 
-def _ece_of_sums(sums):
+def _ece_of_sums(sums, **_):
     """(…) mean distance of forecast and outcome over bins, weighted by patches (Guo 2017)."""
     count, forecast, above = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, BINS), -2, 0)
     return np.abs(forecast - above).sum(-1) / count.sum(-1)
@@ -119,7 +122,7 @@ def _bin_of(forecast):
     return np.minimum((forecast * BINS).astype(int), BINS - 1)
 
 
-def _ratio_of_sums(sums):
+def _ratio_of_sums(sums, **_):
     return sums[..., 0] / sums[..., 1]
 
 
@@ -149,6 +152,25 @@ def fit_temperature(truth: np.ndarray, probabilities: np.ndarray) -> float:
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """(N,4) probabilities at a temperature; the scores they choose stay the same."""
     return softmax(np.log(np.clip(probabilities, _TINY, 1)) / temperature, axis=1)
+
+
+def among_scores(probabilities: np.ndarray, scores: Sequence[int] = ALL_SCORES) -> np.ndarray:
+    """(N,4) probabilities, given that the score is one of these; 0 for the others.
+
+    scores are those that a study declares, as positions in SCORES. A network always answers four
+    scores: these are its answers in a study of fewer. Probabilities that are no finite numbers
+    stay so.
+    """
+    if len(scores) == len(CUTS) + 1:
+        return probabilities
+    declared = np.zeros_like(probabilities)
+    declared[:, scores] = probabilities[:, scores]
+    total = declared.sum(1, keepdims=True)
+    # A network sure of a score outside to the last digit says nothing about those inside.
+    ignorant = np.isin(np.arange(probabilities.shape[1]), scores) / len(scores)
+    with np.errstate(invalid="ignore"):
+        shares = declared / total
+    return np.where(total == 0, ignorant, shares).astype(probabilities.dtype)
 
 
 def prior_corrected(
@@ -190,24 +212,26 @@ def reliability_table(
     probabilities: np.ndarray,
     *,
     groups: Groups,
+    scores: Sequence[int] = ALL_SCORES,
     resamples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """DataFrame, per cut and occupied bin: mean forecast and the observed fraction above the cut.
 
-    Columns cut, bin, forecast, observed, low, high, n, sample, note; probabilities are (N,4).
+    The cuts are those with declared scores on both sides. Columns cut, bin, forecast, observed,
+    low, high, n, sample, note; probabilities are (N,4).
     Example: reliability_table(truth, probabilities, groups=patients).
     """
     options: dict[str, Any] = {"groups": groups, "resamples": resamples, "seed": seed}
     rows = []
-    for k, cut in enumerate(CUTS):
+    for k in cuts_between(scores):
         forecast = at_least(probabilities)[:, k]
         above = (np.asarray(truth) > k).astype(float)
         bins = _bin_of(forecast)
         for b in np.unique(bins):
             observed = bootstrap(_fraction_among, above, bins == b, **options)
             row = {
-                "cut": cut,
+                "cut": CUTS[k],
                 "bin": int(b),
                 "forecast": forecast[bins == b].mean(),
                 "observed": observed.value,

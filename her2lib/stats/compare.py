@@ -1,5 +1,6 @@
 """Is one network better than another: paired differences, their tests, change between sets."""
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
 from typing import Any, TypeAlias
@@ -9,8 +10,8 @@ import pandas as pd
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from her2lib.scores import SCORES
-from her2lib.stats.agreement import SCORED, Q
+from her2lib.scores import ALL_SCORES, SCORES
+from her2lib.stats.agreement import SCORED
 from her2lib.stats.intervals import (
     Estimate,
     Groups,
@@ -35,16 +36,23 @@ def compare(
     b: Predicted,
     *,
     groups: Groups,
+    scores: Sequence[int] = ALL_SCORES,
     resamples: int = 5000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """DataFrame, a minus b in accuracy and quadratic kappa, with interval and p; exact McNemar.
 
     a and b are (N,) scores, or lists of them, one per seed; with seeds there is no McNemar test.
-    The p of a difference is of a permutation test that swaps whole groups. Raises ValueError for
-    lists of different length. Example: compare(truth, a, b, groups=patients).
+    The p of a difference is of a permutation test that swaps whole groups. scores are those that
+    the study declares, as positions in SCORES. Raises ValueError for lists of different length.
+    Example: compare(truth, a, b, groups=patients).
     """
-    options: dict[str, Any] = {"groups": groups, "resamples": resamples, "seed": seed}
+    options: dict[str, Any] = {
+        "groups": groups,
+        "resamples": resamples,
+        "seed": seed,
+        "scores": scores,
+    }
     rows = []
     for name in ("accuracy", "kappa quadratic"):
         metric = SCORED[name]
@@ -62,6 +70,7 @@ def compare_all(
     *,
     groups: Groups,
     against: str | None = None,
+    scores: Sequence[int] = ALL_SCORES,
     resamples: int = 5000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -72,9 +81,15 @@ def compare_all(
     pairs = list(combinations(scored, 2))
     if against:
         pairs = [(name, against) for name in scored if name != against]
+    options: dict[str, Any] = {
+        "groups": groups,
+        "resamples": resamples,
+        "seed": seed,
+        "scores": scores,
+    }
     tables = []
     for a, b in pairs:
-        table = compare(truth, scored[a], scored[b], groups=groups, resamples=resamples, seed=seed)
+        table = compare(truth, scored[a], scored[b], **options)
         tables.append(table.assign(a=a, b=b))
     table = pd.concat(tables, ignore_index=True)
     table["p_holm"] = table.groupby("metric")["p"].transform(_holm)
@@ -95,13 +110,14 @@ def _difference(metric):
     return SumStatistic(rows, partial(_difference_of_sums, metric), why=metric.why, kind=kind)
 
 
-def _rows_of_both(metric, truth, a, b):
-    return np.hstack([metric.rows(truth, a), metric.rows(truth, b)])
+def _rows_of_both(metric, truth, a, b, **options):
+    return np.hstack([metric.rows(truth, a, **options), metric.rows(truth, b, **options)])
 
 
-def _difference_of_sums(metric, sums):
-    # (…,32): the 16 cells of the confusion matrix of a, then those of b.
-    return metric.of(sums[..., : Q * Q]) - metric.of(sums[..., Q * Q :])
+def _difference_of_sums(metric, sums, **options):
+    # (…,2*q*q): the cells of the confusion matrix of a, then those of b.
+    of_a, of_b = np.split(sums, 2, axis=-1)
+    return metric.of(of_a, **options) - metric.of(of_b, **options)
 
 
 def _mcnemar_row(truth, a, b):
@@ -135,28 +151,31 @@ def permutation_test(
     groups: Groups,
     resamples: int = 5000,
     seed: int = 0,
+    **options,
 ) -> tuple[float, str]:
     """(p, what was done): a and b swapped in whole groups; the mean over seeds is tested.
 
-    All swaps are tried if they are no more than resamples, else that many random ones.
+    All swaps are tried if they are no more than resamples, else that many random ones. options go
+    to the metric.
     """
     index, group_kind, n_groups = group_index(groups)
-    sums_a = _sums_by_seed(metric, truth, a, index)
-    sums_b = _sums_by_seed(metric, truth, b, index)
+    sums_a = _sums_by_seed(metric, truth, a, index, options)
+    sums_b = _sums_by_seed(metric, truth, b, index, options)
     swaps, how = _swaps(n_groups, resamples, seed)
     whole = sums_a.sum(1)[:, None] + sums_b.sum(1)[:, None]  # (seeds,1,K)
     with np.errstate(all="ignore"):
         swapped = sums_a.sum(1)[:, None] + swaps @ (sums_b - sums_a)  # (seeds,swaps,K)
-        differences = np.abs((metric.of(swapped) - metric.of(whole - swapped)).mean(0))
+        by_seed = metric.of(swapped, **options) - metric.of(whole - swapped, **options)
+        differences = np.abs(by_seed.mean(0))
     p = float(np.mean(differences >= differences[0] - _ROUNDING))
     return p, f"{how} {len(swaps)} swaps of {n_groups} {group_kind}"
 
 
-def _sums_by_seed(metric, truth, predicted, index):
+def _sums_by_seed(metric, truth, predicted, index, options):
     """(seeds,G,K) sums of a metric's rows over the patches of each group."""
     if not isinstance(predicted, list):
         predicted = [predicted]
-    return np.stack([group_sums(metric.rows(truth, run), index) for run in predicted])
+    return np.stack([group_sums(metric.rows(truth, run, **options), index) for run in predicted])
 
 
 def _swaps(n_groups, resamples, seed):
@@ -172,19 +191,26 @@ def _swaps(n_groups, resamples, seed):
 # --- one network on several sets ----------------------------------------------------------------
 
 
-def domain_shift(sets: dict[str, tuple], *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def domain_shift(
+    sets: dict[str, tuple],
+    *,
+    scores: Sequence[int] = ALL_SCORES,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
     """DataFrame, per set {name: (truth, predicted, groups)} and score: shares, recall, its change.
 
-    The change is since the first set, its interval that of two independent sets.
+    The change is since the first set, its interval that of two independent sets. scores are those
+    that the study declares, as positions in SCORES.
     """
+    options: dict[str, Any] = {"resamples": resamples, "seed": seed, "scores": scores}
     rows = []
     first: dict[str, Estimate] = {}
     for name, (truth, predicted, groups) in sets.items():
-        for k, score in enumerate(SCORES):
+        for k in scores:
+            score = SCORES[k]
             metric = f"recall {score}"
-            recall = bootstrap(
-                SCORED[metric], truth, predicted, groups=groups, resamples=resamples, seed=seed
-            )
+            recall = bootstrap(SCORED[metric], truth, predicted, groups=groups, **options)
             fields = vars(recall).copy()
             del fields["as_percent"]
             row = {

@@ -69,7 +69,8 @@ class SumStatistic:
 
     rows(*columns, **options) gives (N,K), of((...,K) sums, **options) the value. kind is "number",
     "fraction" (shown in per cent) or "proportion" (k of n patches, for which a Wilson interval is
-    exact). size(rows) gives (N,), 1 for a patch that enters; why says why a value may be NaN.
+    exact). size(rows, **options) gives (N,), 1 for a patch that enters; why says why a value may be
+    NaN.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class SumStatistic:
         """(G,) patches of each group that enter: for the recall of a score only those of it."""
         if self.size is None:
             return np.bincount(index)
-        return group_sums(self.size(self.rows(*columns, **options)), index)
+        return group_sums(self.size(self.rows(*columns, **options), **options), index)
 
 
 # --- what is resampled --------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 config        a study file read and checked; its runs and its folders
 fingerprints  patches, code and packages as hashes: what a result stands on
+making        a study made for a user's folder: its name, its file
 cohort        its patches read, checked, split and decoded
 training      one run from its axes to its folder
 results       finished runs as tables; who is compared with whom
@@ -24,7 +25,8 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "cohort": ["prepare_cohort"],
-        "config": ["Study", "StudyError", "load_study", "make_study", "study_files"],
+        "config": ["Study", "StudyError", "load_study", "study_files"],
+        "making": ["make_study"],
         "results": ["run_tables"],
         "training": ["open_run"],
     },

@@ -1,18 +1,21 @@
 """A study's patches, read, checked, split and decoded: what every notebook starts from."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from her2lib.data import layouts, splits
 from her2lib.data import patches as patches_
+from her2lib.data import splits
 from her2lib.data.images import DataError, probe_files
+from her2lib.data.patches import Source
 from her2lib.data.reading import Cohort
+from her2lib.data.tables import read_text_table
 from her2lib.files import fingerprint, read_json, write_json
 from her2lib.phantoms import dataset
-from her2lib.scores import SCORES, parse_score
+from her2lib.scores import SCORES, is_missing, parse_score
 from her2lib.study.config import Study
 from her2lib.study.fingerprints import code_fingerprint
 
@@ -35,7 +38,9 @@ def prepare_cohort(
     """
     from her2lib.data import store  # brings torch, 3 s, which reading a table does without
 
-    tables, problems = read_cohort(study, progress=progress)
+    sources = read_sources(study, progress=progress)
+    tables = [source.table for source in sources]
+    problems = [source.problems for source in sources]
     names = set().union(*[table["name"] for table in tables])
     tables, left_out = _keep_scores(tables, study.data["scores"])
     external = [table.assign(set="external") for table in tables[1:]]
@@ -56,10 +61,11 @@ def prepare_cohort(
         skip_bad=study.data["skip_bad"],
     )
     lost = store.lost_patches(table, side_px=side_px, folder=study.store)
-    lost = lost.rename(columns={"name": "file"}).assign(severity="error")
+    lost = lost.rename(columns={"name": "file"}).assign(severity="error", kind="undecodable")
     table = table[~table["name"].isin(lost["file"])].reset_index(drop=True)
     problems = pd.concat([*problems, lost], ignore_index=True)
-    return Cohort(table, patches, notes + left_out + left_out_after, problems)
+    notes = [*notes, *left_out, *left_out_after, *reading_notes(study, sources)]
+    return Cohort(table, patches, notes, problems)
 
 
 def read_cohort(study: Study, *, progress: bool = True) -> tuple[tuple, tuple]:
@@ -68,19 +74,56 @@ def read_cohort(study: Study, *, progress: bool = True) -> tuple[tuple, tuple]:
     Nothing is split and no pixel is decoded. Raises DataError for files that cannot be used,
     unless the study says skip_bad.
     """
+    sources = read_sources(study, progress=progress)
+    return tuple(source.table for source in sources), tuple(source.problems for source in sources)
+
+
+def read_sources(
+    study: Study, *, open_images: bool = True, progress: bool = True
+) -> tuple[Source, ...]:
+    """Sources of the cohort and, if there is one, of the external set, read as the study states.
+
+    open_images: False looks at names and tables alone, and writes nothing. Raises DataError for
+    files that cannot be used, unless the study says skip_bad, and for data that could be read in
+    two ways.
+    """
     if study.data["source"] == "phantom":
         dataset.write_phantoms(study.cohort_path, progress=progress, **study.phantom)
-    tables = []
-    problems = []
-    for path in (study.cohort_path, study.external_path):
+    stated = study.choices
+    # what is stated of one folder's layout and scale says nothing of another folder
+    elsewhere = replace(stated, layout="", score_from="", patient_from="", set_from="", mpp=None)
+    if study.data["source"] == "phantom":
+        # the kit's own fields need no gate
+        stated = replace(stated, any_field=True)
+        if not study.data["external"]:
+            elsewhere = replace(elsewhere, any_field=True)
+    sources = []
+    for path, choices in ((study.cohort_path, stated), (study.external_path, elsewhere)):
         if path is None:
             continue
-        table, its_problems = patches_.read_table(path, cache=study.store, progress=progress)
+        cache = None
+        if open_images:
+            cache = study.store
+        source = patches_.read_source(
+            path, choices=choices, open_images=open_images, cache=cache, progress=progress
+        )
         if not study.data["skip_bad"]:
-            patches_.stop_on_errors(its_problems, path=path)
-        tables.append(table)
-        problems.append(its_problems)
-    return tuple(tables), tuple(problems)
+            patches_.stop_on_errors(source.problems, path=path)
+        sources.append(source)
+    return tuple(sources)
+
+
+def reading_notes(study: Study, sources: tuple[Source, ...]) -> list[str]:
+    """list of sentences for page one: as what the data were read, and what was left aside.
+
+    None for phantoms, which nobody brought.
+    """
+    notes = []
+    if study.data["source"] != "phantom":
+        notes += sources[0].sentences
+    if study.data["external"]:
+        notes += [f"External set: {sentence}" for sentence in sources[-1].sentences]
+    return notes
 
 
 def recovered_groups(study: Study, table: pd.DataFrame, *, progress: bool = True) -> np.ndarray:
@@ -121,19 +164,30 @@ def _with_reread_scores(study, table, names):
     if not study.reread_path:
         return table
     # a score for a patch that is not there is a slip that would go unnoticed for ever
-    reread = layouts.read_csv(study.reread_path)
+    reread_table = read_text_table(study.reread_path, needed=("patch", "reread"))
+    reread = reread_table.cells
     source = f"{study.reread_path.name} (reread under [data])"
-    if not {"patch", "reread"} <= set(reread):
-        raise DataError(f"{source} needs the columns patch and reread.")
     wrong = reread[~reread["patch"].isin(names) | reread["patch"].duplicated()]
     if len(wrong):
         raise DataError(
             f"{source}: the patch {wrong['patch'].iloc[0]!r} is unknown or stands there twice: "
             "correct that row."
         )
-    new_score = reread.set_index("patch")["reread"].map(parse_score)
+    scores = [_reread_score(study, reread_table, row) for row in range(len(reread))]
+    new_score = pd.Series(scores, index=reread["patch"]).dropna()
     score = table["name"].map(new_score).fillna(table["score"])
     return table.assign(score=score.astype(int))
+
+
+def _reread_score(study, reread_table, row):
+    """int 0..3 of a row of the CSV of re-read patches, None where nothing was read."""
+    text = reread_table.cells["reread"][row]
+    if is_missing(text):
+        return None
+    try:
+        return parse_score(text, study.choices.score_words)
+    except ValueError as error:
+        raise DataError(f"{reread_table.where(row, 'reread')}: {error}") from error
 
 
 def _keep_scores(tables, wanted):

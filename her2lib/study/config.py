@@ -1,16 +1,17 @@
 """A study: a file of studies/ read and checked, its runs, its folders. Imports no torch."""
 
 import itertools
-import json
+import math
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from her2lib import files as files_
+from her2lib.data.choices import Choices
 from her2lib.files import did_you_mean
-from her2lib.scores import SCORES
+from her2lib.scores import SCORES, parse_score
 
 # one value of each axis is a run; the defaults are the smallest honest ones
 AXES = {
@@ -33,12 +34,29 @@ SECTIONS = {
         "skip_bad": False,
         "scores": [],
         "reread": "",
+        # how the patches are to be read, as data/choices.py says; empty is found out
+        "layout": "",
+        "score_from": "",
+        "patient_from": "",
+        "set_from": "",
+        "allow": [],
+        "mpp": 0.0,  # of patches that do not state it; 0 for unknown
+        "any_field": False,
     },
+    "scores": None,  # words of this study for scores: negative = "0"
     "phantom": None,  # keyword arguments of write_phantoms, which checks them
     "axes": AXES,
     "train": None,  # changes to every recipe, which recipes.recipe checks
     "maps": {"patches": 24, "gallery": 8, "resamples": 2000},
     "published": {"file": ""},
+}
+# what the type of a default is called in a sentence
+TYPES = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
 }
 # a study file knows these keys at its top
 KEYS = ("question", "extra_axes", "extra_notebooks", *SECTIONS)
@@ -117,6 +135,7 @@ class Study:
     name: str
     question: str
     data: dict
+    scores: dict  # word -> score of this study, {"negative": "0"}
     phantom: dict
     axes: dict[str, list]
     train: dict
@@ -159,6 +178,29 @@ class Study:
         if self.data["source"] == "phantom" and self.phantom.get("external"):
             return self.cohort_path / "external"
         return None
+
+    @property
+    def choices(self) -> Choices:
+        """Choices of [data] and [scores]: how this study's patches are to be read."""
+        return Choices(
+            layout=self.data["layout"],
+            score_from=self.data["score_from"],
+            patient_from=self.data["patient_from"],
+            set_from=self.data["set_from"],
+            allow=tuple(str(files_.resolve_path(folder)) for folder in self.data["allow"]),
+            score_words={word.lower(): str(score) for word, score in self.scores.items()},
+            mpp=self.data["mpp"] or None,
+            any_field=self.data["any_field"],
+        )
+
+    @property
+    def declared_scores(self) -> tuple[int, ...]:
+        """The scores of this study as ascending positions in SCORES; all four where none is named.
+
+        Every coefficient, table and figure is over these. Example: (1, 2, 3) for 1+, 2+ and 3+.
+        """
+        names = self.data["scores"] or SCORES
+        return tuple(sorted({SCORES.index(name) for name in names}))
 
     @property
     def reread_path(self) -> Path | None:
@@ -256,11 +298,28 @@ def load_study(name: str | Path) -> Study:
     names the nearest right word. Example: load_study("smoke").runs()
     """
     file = _find_file(name)
+    return check_study(read_toml(file), file)
+
+
+def read_toml(file: Path, **options) -> dict:
+    """dict of a TOML file; options are tomllib's.
+
+    Raises StudyError with the line that cannot be read.
+    """
     try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StudyError(f"{file.name} is not valid TOML: {error}") from error
-    return check_study(tables, file)
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"), **options)
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{file.name} is not UTF-8: save it with that encoding.") from error
+    except tomllib.TOMLDecodeError as error:
+        # tomllib ends its own words with "(at line 3, column 5)", or "(at end of document)".
+        spot = re.search(r"\((at [^()]*)\)$", str(error))
+        where = ""
+        if spot:
+            where = f" {spot.group(1)}"
+        raise StudyError(
+            f"{file.name} is not valid TOML{where}: a table begins with its [name], a line is "
+            "key = value, texts stand in quotes, and no key stands twice in a table."
+        ) from error
 
 
 def check_study(tables: dict, file: Path) -> Study:
@@ -268,12 +327,10 @@ def check_study(tables: dict, file: Path) -> Study:
     tables = _in_new_words(tables)
     _check_keys(tables, KEYS, file.name)
     sections = _filled_sections(tables, file.name)
-    sections["data"]["scores"] = [str(score) for score in sections["data"]["scores"]]
-    for score in sections["data"]["scores"]:
-        if score not in SCORES:
-            raise StudyError(
-                f"{file.name}: scores in [data] are {', '.join(SCORES)}, not {score!r}."
-            )
+    for section in ("data", "maps", "published"):
+        _check_types(sections[section], SECTIONS[section], file.name, where=f" in [{section}]")
+    _check_lists_of_top(tables, file.name)
+    sections["data"]["scores"] = _score_names(sections["data"]["scores"], file.name)
     sections["axes"] = _lists(sections["axes"])
     extra_axes = tuple(_lists(extra) for extra in tables.get("extra_axes", []))
     for grid in (sections["axes"], *extra_axes):
@@ -282,7 +339,7 @@ def check_study(tables: dict, file: Path) -> Study:
         raise StudyError(
             f"{file.name}: name a study with letters, digits, dots, dashes and underscores only."
         )
-    return Study(
+    study = Study(
         name=file.stem,
         question=str(tables.get("question", "")),
         extra_axes=extra_axes,
@@ -290,6 +347,8 @@ def check_study(tables: dict, file: Path) -> Study:
         file=file,
         **sections,
     )
+    _check_choices(study)
+    return study
 
 
 def study_files() -> list[Path]:
@@ -298,33 +357,10 @@ def study_files() -> list[Path]:
     return [file for file in files if file.stem not in NO_STUDIES]
 
 
-def make_study(
-    path: str | Path,
-    *,
-    name: str = "",
-    networks: Sequence[str] = ("resnet18",),
-    skip_bad: bool = False,
-    **changes,
-) -> Path:
-    """Path of a new study file for a user's folder or manifest.csv, made from studies/data.toml.
-
-    changes are further keys of that form, such as weights, side_px or epochs. The study is called
-    as the folder unless a name is given. Raises StudyError when there is nothing at the path.
-    Example: load_study(make_study("my_patches", epochs=5))
-    """
-    source = Path(path).expanduser().resolve()
-    if not source.exists():
-        raise StudyError(f"There is nothing at {path}: give a folder of patches or a manifest.csv.")
-    # a manifest is called manifest.csv everywhere: its folder says what it is of
-    stem = source.stem
-    if source.name == "manifest.csv":
-        stem = source.parent.name
-    name = name or re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "data"
-    form = (files_.ROOT / "studies" / "data.toml").read_text(encoding="utf-8")
-    values = {"source": str(source), "skip_bad": skip_bad, "network": list(networks), **changes}
-    for key, value in values.items():
-        form = _with_value(form, key, value)
-    return files_.write_text(files_.make_folder(files_.REPORTS / name) / f"{name}.toml", form)
+def made_files() -> list[Path]:
+    """list of Path, every study file that `her2 run --data` has made in reports/."""
+    files = sorted(files_.REPORTS.glob("*/*.toml"))
+    return [file for file in files if file.stem == file.parent.name]
 
 
 # --- helpers ------------------------------------------------------------------------------------
@@ -374,8 +410,8 @@ def _find_file(name):
     for file in candidates:
         if file.is_file():
             return file
-    names = [file.stem for file in study_files()]
-    raise StudyError(f"There is no study file {name!r}.{did_you_mean(name, names)}")
+    names = [file.stem for file in [*study_files(), *made_files()]]
+    raise StudyError(f"There is no study file {str(name)!r}.{did_you_mean(name, names)}")
 
 
 def _in_new_words(tables):
@@ -398,6 +434,59 @@ def _filled_sections(tables, file):
             _check_keys(table, defaults, file, where=f" in [{section}]")
         sections[section] = {**(defaults or {}), **table}
     return sections
+
+
+def _check_types(table, defaults, file, *, where):
+    """None; raises for a value of another type than the default's: text where a number belongs."""
+    for key, value in table.items():
+        default = defaults[key]
+        if isinstance(default, float):
+            fits = isinstance(value, int | float) and not isinstance(value, bool)
+            fits = fits and math.isfinite(value)
+        else:
+            fits = default is None or type(value) is type(default)
+        if not fits:
+            noun = TYPES[type(default)]
+            raise StudyError(f"{file}: {key}{where} is {noun}, not {value!r}.")
+
+
+def _check_choices(study):
+    """None; raises for a way of reading that there is none of, and for a word that is no score."""
+    for folder in study.data["allow"]:
+        if not isinstance(folder, str):
+            raise StudyError(
+                f"{study.file.name}: allow in [data] is a list of folders, not {folder!r}."
+            )
+    try:
+        words = study.choices.score_words
+        for score in words.values():
+            parse_score(score)
+    except ValueError as error:
+        raise StudyError(f"{study.file.name}: {error}") from error
+
+
+def _score_names(scores, file):
+    """list of str, the names of a study's scores; raises for another name, and for one score."""
+    names = [str(score) for score in scores]
+    for name in names:
+        if name not in SCORES:
+            raise StudyError(f"{file}: scores in [data] are {', '.join(SCORES)}, not {name!r}.")
+    if len(set(names)) == 1:
+        raise StudyError(
+            f"{file}: scores in [data] names {names[0]} alone, and one score leaves nothing to "
+            "tell apart: name two or more, or none for all."
+        )
+    return names
+
+
+def _check_lists_of_top(tables, file):
+    """None; raises where what stands above all tables is not as a study writes it."""
+    grids = tables.get("extra_axes", [])
+    if not isinstance(grids, list) or not all(isinstance(grid, dict) for grid in grids):
+        raise StudyError(f"{file}: write extra_axes as tables, each headed [[extra_axes]].")
+    names = tables.get("extra_notebooks", [])
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise StudyError(f"{file}: extra_notebooks is a list of names in quotes.")
 
 
 def _lists(axes):
@@ -423,7 +512,9 @@ def _check_axis_value(axis, value, file):
         raise StudyError(f"{file}: unknown {axis} {value!r}.{did_you_mean(value, CHOICES[axis])}")
     if axis in ("side_px", "seed") and (not isinstance(value, int) or value < 0):
         raise StudyError(f"{file}: {axis} must be whole numbers, not {value!r}.")
-    if axis == "n_train" and not 0 < float(value) <= 1:
+    if axis in ("recipe", "weights") and not isinstance(value, str):
+        raise StudyError(f"{file}: {axis} must be a text in quotes, not {value!r}.")
+    if axis == "n_train" and not (isinstance(value, int | float) and 0 < value <= 1):
         raise StudyError(
             f"{file}: n_train is a share of the training patches in (0, 1], not {value!r}."
         )
@@ -434,13 +525,3 @@ def _check_keys(table: dict, known: Iterable[str], file: str, *, where: str = ""
     for key in table:
         if key not in known:
             raise StudyError(f"{file}: unknown key {key!r}{where}.{did_you_mean(key, known)}")
-
-
-def _with_value(form, key, value):
-    """str, the text of a study file with this value in the first line that sets the key."""
-    lines = form.split("\n")
-    for i, line in enumerate(lines):
-        if line.startswith(f"{key} = "):
-            lines[i] = f"{key} = {json.dumps(value)}"
-            break
-    return "\n".join(lines)

@@ -17,11 +17,14 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "captum", "
 
 def data_fingerprint(study: Study) -> str:
     """str over what the patches are: phantom settings, or names, sizes and times of the files."""
-    beside = []
+    beside: list = []
     if study.data["external"] and study.external_path:
         beside.append(file_facts(study.external_path))
     if study.reread_path:
         beside.append(file_facts(study.reread_path))
+    if study.choices.stated():
+        # the same files read in another way are other patches
+        beside.append(study.choices.stated())
     if study.data["source"] == "phantom":
         painters = code_fingerprint("phantoms.dataset")
         return fingerprint("phantom", study.phantom, painters, *beside)

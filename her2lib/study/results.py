@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from her2lib.data.layouts import read_csv
 from her2lib.files import make_folder, read_json, write_table
-from her2lib.scores import SCORES
+from her2lib.scores import ALL_SCORES, SCORES
+from her2lib.stats.calibration import among_scores
 from her2lib.stats.intervals import resampling_groups
 from her2lib.study.config import NETWORKS, Study
 
@@ -38,7 +38,8 @@ LEDGER = ["when", "run", "fingerprint", "settings", "look"]
 def run_tables(study: Study, name: str) -> pd.DataFrame:
     """DataFrame of all tables runs/*/<name>.csv of finished runs, one below the other, with run.
 
-    Empty without a finished run. Example: run_tables(study, "predictions"), or "history".
+    Empty without a finished run. Probabilities are those among the scores that the study declares.
+    Example: run_tables(study, "predictions"), or "history".
     """
     tables = []
     for run in _finished_runs(study):
@@ -49,7 +50,13 @@ def run_tables(study: Study, name: str) -> pd.DataFrame:
             tables.append(table.assign(run=run["run"]))
     if not tables:
         return pd.DataFrame()
-    return pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
+    declared = study.declared_scores
+    if PROBABILITIES[0] in table and len(declared) < len(SCORES):
+        # runs of a study of three scores once wrote what their networks answered of all four
+        probabilities = table[PROBABILITIES].to_numpy(float)
+        table[PROBABILITIES] = among_scores(probabilities, declared)
+    return table
 
 
 def run_records(study: Study) -> dict[str, dict]:
@@ -223,7 +230,8 @@ class Evaluation:
     """What one network or null says of one set: the input of every metric.
 
     probabilities is a list of (N,4), one per seed; groups are the ids (N,) that intervals
-    resample, sample the word for them, warning a sentence when they are too fine.
+    resample, sample the word for them, warning a sentence when they are too fine. scores are those
+    that the study declares, as positions in SCORES.
     """
 
     subset: str
@@ -234,13 +242,16 @@ class Evaluation:
     groups: pd.Series
     sample: str
     warning: str
+    scores: tuple[int, ...] = ALL_SCORES
 
 
-def evaluations(predictions: pd.DataFrame) -> list[Evaluation]:
+def evaluations(
+    predictions: pd.DataFrame, *, scores: tuple[int, ...] = ALL_SCORES
+) -> list[Evaluation]:
     """list of Evaluation, one for every set and name of predictions; same patches, same order.
 
-    Patches without a score are left out. Example:
-    evaluations(predictions_with_baselines(study, predictions, rule))
+    Patches without a score are left out. scores are those that the study declares. Example:
+    evaluations(predictions_with_baselines(study, predictions, rule), scores=study.declared_scores)
     """
     scored = predictions[predictions["truth"] >= 0]
     tables = []
@@ -260,6 +271,7 @@ def evaluations(predictions: pd.DataFrame) -> list[Evaluation]:
             groups=groups,
             sample=sample,
             warning=warning,
+            scores=scores,
         )
         tables.append(evaluation)
     return tables
@@ -270,7 +282,9 @@ class RatedPatches:
     """Patches that people read: ratings (N,R) with -1 missing, a column for each of names.
 
     These are the consensus, people and networks; groups are the ids (N,) that intervals resample,
-    sample the word for them, warning a sentence when they are too fine.
+    sample the word for them, warning a sentence when they are too fine. scores are those that the
+    study declares and those that people gave besides, as positions in SCORES: a reading of 0 in a
+    study of 1+, 2+ and 3+ is a disagreement, and leaving it out would flatter the readers.
     """
 
     ratings: np.ndarray
@@ -281,6 +295,7 @@ class RatedPatches:
     groups: pd.Series
     sample: str
     warning: str
+    scores: tuple[int, ...] = ALL_SCORES
 
     def of(self, names: list[str]) -> np.ndarray:
         """(N,len(names)) the columns of these names."""
@@ -313,8 +328,10 @@ def rated_patches(study: Study, table: pd.DataFrame, predictions: pd.DataFrame) 
         columns[name] = predicted.reindex(read["name"]).fillna(-1).to_numpy()
 
     groups, sample, warning = resampling_groups(read["patient"], read["slide"], read["name"])
+    ratings = np.stack([np.asarray(column, int) for column in columns.values()], axis=1)  # (N,R)
+    scores = {*study.declared_scores, *ratings[ratings >= 0].tolist()}
     return RatedPatches(
-        ratings=np.stack([np.asarray(column, int) for column in columns.values()], axis=1),  # (N,R)
+        ratings=ratings,
         names=list(columns),
         people=[rater.removeprefix("rater_") for rater in raters],
         networks=list(networks),
@@ -322,6 +339,7 @@ def rated_patches(study: Study, table: pd.DataFrame, predictions: pd.DataFrame) 
         groups=groups,
         sample=sample,
         warning=warning,
+        scores=tuple(sorted(scores)),
     )
 
 
@@ -350,7 +368,7 @@ def log_look(
     with FileLock(make_folder(ledger.parent) / f".{ledger.name}.lock"):
         table = pd.DataFrame(columns=LEDGER)
         if ledger.is_file():
-            table = read_csv(ledger)
+            table = pd.read_csv(ledger, dtype=str, keep_default_na=False)
         looks = table[table["run"] == run]
         same = looks[(looks["fingerprint"] == fingerprint) & (looks["settings"] == settings)]
         if len(same):

@@ -12,6 +12,7 @@ from her2lib.data.patches import Patches
 from her2lib.data.reading import Cohort
 from her2lib.networks import checkpoint, models, recipes, train
 from her2lib.scores import SCORES
+from her2lib.stats.calibration import among_scores
 from her2lib.study import results
 from her2lib.study.cohort import prepare_cohort
 from her2lib.study.config import Study
@@ -75,7 +76,11 @@ class TrainingRun:
         }
         rows = {name: " x ".join(map(str, shape)) for name, shape in shapes.items()}
         n_weights = sum(weights.numel() for weights in self.net.parameters())
+        declared = self.study.declared_scores
         rows["scores"] = str(len(SCORES))
+        if len(declared) < len(SCORES):
+            names = ", ".join(SCORES[score] for score in declared)
+            rows["scores"] += f", of which this study asks for {names}"
         rows["parameters"] = f"{n_weights / 1e6:.1f} million"
         return pd.Series(rows).to_frame("shape")
 
@@ -86,12 +91,19 @@ class TrainingRun:
         """
         axes = self.axes
         # first of all: a network that has learnt is worth what it adds to this
-        before = train.predict(self.net, data.test.images)
+        declared = self.study.declared_scores
+        before = among_scores(train.predict(self.net, data.test.images), declared)
         recipe = recipes.recipe(axes["recipe"], network=axes["network"], **self.study.train)
         fit = train.fit(
-            self.net, data.train, data.val, seed=axes["seed"], folder=self.folder, **recipe
+            self.net,
+            data.train,
+            data.val,
+            seed=axes["seed"],
+            folder=self.folder,
+            scores=declared,
+            **recipe,
         )
-        predictions = _predict_sets(fit.net, data, run=self.name)
+        predictions = _predict_sets(fit.net, data, run=self.name, scores=declared)
         checkpoint.save_run(
             self.folder,
             net=fit.net,
@@ -102,6 +114,7 @@ class TrainingRun:
                 "data": data_fingerprint(self.study),
                 "code": code_fingerprint("networks.train", "data.store"),
             },
+            scores=[SCORES[score] for score in declared],
         )
         record = results.run_record(self.study, self.name)
         return FinishedRun(self.study, data, fit, before, predictions, record)
@@ -175,12 +188,15 @@ class FinishedRun:
         return cases.assign(caption=captions, path=paths[cases["patch"]].to_numpy())
 
 
-def _predict_sets(net, data, *, run):
-    """DataFrame predictions.csv: every patch of every set that has patches, scored once."""
+def _predict_sets(net, data, *, run, scores):
+    """DataFrame predictions.csv: every patch of every set that has patches, scored once.
+
+    The probabilities are those among the scores that the study declares.
+    """
     # a study without an external set has no patches there, and no rows
     tables = []
     for subset, patches in data.subsets.items():
         if len(patches):
-            probabilities = train.predict(net, patches.images)  # (N,4)
+            probabilities = among_scores(train.predict(net, patches.images), scores)  # (N,4)
             tables.append(train.prediction_table(probabilities, patches, run=run, subset=subset))
     return pd.concat(tables, ignore_index=True)

@@ -1,5 +1,6 @@
 """`her2`: each mistake is one sentence with the remedy, and leaves nothing behind."""
 
+import errno
 import inspect
 import os
 import re
@@ -10,7 +11,7 @@ from html import unescape
 import numpy as np
 import pandas as pd
 import pytest
-from examples import bci, plant
+from examples import bci, picture, plant
 from PIL import Image
 
 from her2lib import cli, files
@@ -18,7 +19,8 @@ from her2lib.cli import data_verbs, score_verbs, study_verbs
 from her2lib.data.slides import tile_slides
 from her2lib.explorer.page import publish_page
 from her2lib.phantoms.dataset import write_phantoms
-from her2lib.readers.sheets import write_sheets, write_to_manifest
+from her2lib.readers.merging import write_to_manifest
+from her2lib.readers.sheets import write_sheets
 from her2lib.scoring import score_paths
 
 
@@ -84,10 +86,7 @@ def test_a_run_on_faulty_data_stops_before_any_notebook(capsys, tmp_path, monkey
     assert code == 2
     assert "holds no patches" in said
     for score in ("0", "3+"):
-        (tmp_path / "mine" / score).mkdir(parents=True)
-        Image.fromarray(np.full((64, 64, 3), 200 + len(score), np.uint8)).save(
-            tmp_path / "mine" / score / f"a{score[0]}.png"
-        )
+        picture(tmp_path / "mine" / score / f"a{score[0]}.png", len(score), side_px=64)
     (tmp_path / "mine" / "3+" / "broken.png").write_bytes(b"not an image")
     code, said = her2(capsys, "run", "--data", tmp_path / "mine")
     assert code == 2
@@ -162,30 +161,128 @@ def test_phantoms_take_every_setting_and_name_a_misspelt_artefact(capsys, tmp_pa
     assert not (tmp_path / "b").exists()
 
 
+# --- what reaches a user, whatever happens ------------------------------------------------------
+
+
+def command(*arguments, **options):
+    """CompletedProcess of `her2` in a process of its own, its output as bytes."""
+    line = [sys.executable, "-m", "her2lib.cli.command", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, **options)
+
+
+def a_verb_that_raises(monkeypatch, error):
+    """None; `her2 status` raises this error from now on, as from code that is not the kit's."""
+    namespace = {}
+    exec(compile("def fail(error):\n    raise error", "elsewhere.py", "exec"), namespace)
+    monkeypatch.setattr(study_verbs, "_known_study", lambda name: namespace["fail"](error))
+
+
 @pytest.mark.parametrize(
-    "arguments",
+    "error",
     [
-        ["run", "smoke", "--workers", "-1"],
-        ["run", "smoke", "--per-gpu", "0"],
-        ["run", "--data", ".", "--epochs", "0"],
-        ["run", "--data", ".", "--side-px", "0"],
-        ["sheet", ".", "--readers", "anna", "--repeats", "1.5"],
-        ["sheet", ".", "--readers", "anna", "--repeats", "-0.5"],
-        ["score", ".", "--run", "x", "--maps", "-1"],
-        ["phantom", "new", "--patches", "-3"],
-        ["phantom", "new", "--mpp", "0.0"],
-        ["tile", "a.svs", "--out", "new", "--tissue", "2.0"],
-        ["explorer", "smoke", "--patches", "0"],
+        KeyError("code"),
+        StopIteration(),
+        ValueError("reindex"),
+        *[OSError("cannot identify image file"), TypeError("NoneType"), AttributeError("x")],
     ],
 )
-def test_a_number_out_of_range_is_refused_in_a_sentence(capsys, tmp_path, monkeypatch, arguments):
+def test_a_defect_of_the_kit_is_named_as_one_and_not_blamed_on_the_data(capsys, monkeypatch, error):
+    monkeypatch.delenv("HER2_DEBUG", raising=False)
+    a_verb_that_raises(monkeypatch, error)
+    code, printed = her2(capsys, "status", "demo")
+    assert code == 70
+    assert "a defect of the kit, not of your data (her2lib/cli/study_verbs.py, line" in printed
+    assert len(printed.splitlines()) == 1
+    monkeypatch.setenv("HER2_DEBUG", "1")
+    with pytest.raises(type(error)):
+        her2(capsys, "status", "demo")
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (errno.ENOENT, "There is nothing at a.csv"),
+        (errno.EACCES, "a.csv may not be read or written: change its permissions"),
+        (errno.EISDIR, "a.csv is a folder, and a file is needed"),
+        (errno.ENOSPC, "The disk is full: free space"),
+        (errno.ENAMETOOLONG, "longer than the file system takes"),
+        (errno.ETIMEDOUT, "a.csv cannot be used"),
+    ],
+)
+def test_what_the_operating_system_refuses_is_a_sentence_with_a_remedy(
+    capsys, monkeypatch, code, says
+):
+    a_verb_that_raises(monkeypatch, OSError(code, os.strerror(code), "a.csv"))
+    status, printed = her2(capsys, "status", "demo")
+    assert status == 2
+    assert says in printed
+    assert "[Errno" not in printed
+    assert os.strerror(code) not in printed
+
+
+def test_an_interruption_says_that_the_command_goes_on(capsys, monkeypatch):
+    a_verb_that_raises(monkeypatch, KeyboardInterrupt())
+    code, printed = her2(capsys, "status", "demo")
+    assert code == 130
+    assert "goes on where it stopped" in printed
+
+
+def test_case_29_letters_that_a_terminal_lacks_are_replaced(tmp_path):
+    for score in ("0", "3+"):
+        picture(tmp_path / "mine" / score / f"a\u0301 {score} 😀.png", len(score))
+    (tmp_path / "mine" / "0" / "e\u0301.png").write_bytes(b"")
+    done = command("check", tmp_path / "mine", env={**os.environ, "PYTHONIOENCODING": "cp1252"})
+    assert done.returncode == 1
+    assert b"e?.png" in done.stdout
+    assert b"codec" not in done.stdout + done.stderr
+    assert b"her2:" not in done.stderr
+
+
+def test_case_30_a_reader_that_goes_away_ends_the_command_in_silence(tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    line = [sys.executable, "-m", "her2lib.cli.command", "run", "smoke", "--dry-run"]
+    done = subprocess.run(line, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert done.returncode == 141
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "takes"),
+    [
+        (["run", "smoke", "--workers", "-1"], "a whole number from 1 to 1,024"),
+        (["run", "smoke", "--workers", "1.5"], "a whole number from 1 to 1,024"),
+        (["run", "smoke", "--workers", "100000"], "a whole number from 1 to 1,024"),
+        (["run", "smoke", "--per-gpu", "0"], "a whole number from 1 to 1,024"),
+        (["run", "--data", ".", "--epochs", "0"], "a whole number from 1 to 10,000,000"),
+        (["run", "--data", ".", "--epochs", "ten"], "a whole number from 1 to 10,000,000"),
+        (["run", "--data", ".", "--side-px", "0"], "a whole number from 16 to 16,384"),
+        (["sheet", ".", "--readers", "anna", "--repeats", "1.5"], "a number from 0 to 1"),
+        (["sheet", ".", "--readers", "anna", "--repeats", "-0.5"], "a number from 0 to 1"),
+        (["sheet", ".", "--readers", "anna", "--repeats", "nan"], "a number from 0 to 1"),
+        (["score", ".", "--run", "x", "--maps", "-1"], "a whole number from 0 to 10,000,000"),
+        (["phantom", "new", "--patches", "-3"], "a whole number from 1 to 10,000,000"),
+        (["phantom", "new", "--patches", "1e99"], "a whole number from 1 to 10,000,000"),
+        (["phantom", "new", "--seed", "-1"], "a whole number from 0 to 4,294,967,295"),
+        (["phantom", "new", "--mpp", "0.0"], "a number from 0.05 to 10"),
+        (["phantom", "new", "--mpp", "inf"], "a number from 0.05 to 10"),
+        (["tile", "a.svs", "--out", "new", "--tissue", "2.0"], "a number from 0 to 1"),
+        (["explorer", "smoke", "--patches", "0"], "a whole number from 1 to 10,000,000"),
+    ],
+)
+def test_case_31_a_number_out_of_range_is_refused_at_the_door(
+    capsys, tmp_path, monkeypatch, arguments, takes
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(files, "REPORTS", tmp_path / "reports")
     code, printed = her2(capsys, *arguments)
     assert code == 2
-    assert f'Invalid value "{arguments[-1]}" for {arguments[-2]}' in printed
-    assert len(printed.splitlines()) == 1
+    assert printed == f"her2: {arguments[-2]} takes {takes}, not '{arguments[-1]}'.\n"
     assert not list(tmp_path.iterdir())
+
+
+# --- defaults, whole studies --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

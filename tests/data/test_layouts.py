@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from examples import bci, manifest, one_problem, picture
+from examples import bci, manifest, one_problem, picture, pictures
 
-from her2lib.data import layouts
+from her2lib.data import columns, layouts
+from her2lib.data.choices import Choices
 from her2lib.data.images import DataError
 from her2lib.data.layouts import COLUMNS
-from her2lib.data.patches import PROBLEMS, read_table
+from her2lib.data.patches import PROBLEMS, read_source, read_table
 from her2lib.scores import SCORES
 
 REAL = Path(__file__).parents[3] / "shared" / "real"
@@ -110,7 +111,7 @@ class TestLayouts:
     )
     def test_a_folder_without_patches_is_one_sentence_that_shows_the_layouts(self, tmp_path, make):
         make(tmp_path)
-        with pytest.raises(DataError, match=r"holds no patches: expected a manifest\.csv"):
+        with pytest.raises(DataError, match=r"holds no patches.*: expected a manifest\.csv"):
             read_table(tmp_path)
 
     def test_a_path_that_is_not_there(self, tmp_path):
@@ -159,10 +160,10 @@ class TestManifestText:
     @pytest.mark.parametrize(
         ("data", "says"),
         [
-            (b"path,score\ngr\xf6sse.png,1+\n", "UTF-8"),
+            (b"path,score\ngr\x81sse.png,1+\n", "UTF-8"),
             (b"", "no table"),
             (b"path,score\n", "lists no patches"),
-            (b"path,label\na.png,1+\n", "no column 'score'"),
+            (b"path,lbl\na.png,1+\n", "no column 'score'"),
             (b'path,score\na.png,1+,s,t,u\nb.png,1+\n"open', "no table"),
         ],
     )
@@ -175,7 +176,7 @@ class TestManifestText:
 
     @pytest.mark.parametrize(
         ("column", "meant"),
-        [("slide_id", "slide"), ("case", "patient"), ("rater1", "rater_"), ("split", "set")],
+        [("slides", "slide"), ("patiant", "patient"), ("rater1", "rater_"), ("fold", "set")],
     )
     def test_a_column_that_nearly_is_one_is_told(self, tmp_path, column, meant):
         _, problems = read_table(manifest(tmp_path, "a.png,0,x", head=f"path,score,{column}"))
@@ -196,12 +197,12 @@ class TestManifestText:
 class TestWhatIsWritten:
     def test_a_score_is_told_from_nothing_and_from_what_is_none(self):
         texts = ["2+", "0", "", "4+", "train"]
-        assert list(map(layouts.parse_written_score, texts)) == [
+        assert list(map(columns.parse_written_score, texts)) == [
             2,
             0,
-            layouts.NOT_WRITTEN,
-            layouts.NOT_A_SCORE,
-            layouts.NOT_A_SCORE,
+            columns.NOT_WRITTEN,
+            columns.NOT_A_SCORE,
+            columns.NOT_A_SCORE,
         ]
 
     def test_only_columns_that_begin_with_rater_hold_readings(self):
@@ -225,3 +226,199 @@ class TestWhatIsWritten:
         paths = ["b.png", "again.png", "gone.png", "link.png", "door/a.png", "../out/a.png", ".."]
         judged = layouts.paths_inside(["", *(str(root / path) for path in paths)], root)
         np.testing.assert_array_equal(judged, [True] * 4 + [False] * 4)
+
+
+class TestRealFolders:
+    """Inputs that people really have, numbered as they were collected."""
+
+    def test_case_01_numbered_patients_above_score_folders(self, tmp_path):
+        files = [f"{p}/{score}/x.png" for p in (1, 2, 3, 10) for score in SCORES]
+        source = read_source(pictures(tmp_path, *files))
+        assert [SCORES[score] for score in source.table.score] == [
+            Path(path).parent.name for path in source.table.path
+        ]
+        assert set(source.table.patient) == {"1", "2", "3", "10"}
+        assert source.problems.empty
+        assert "1/0/x.png: score 0, set none, slide none, patient 1" in source.sentences[0]
+
+    def test_case_01_what_cannot_be_decided_is_refused_until_the_user_says(self, tmp_path):
+        files = [f"{p}/{score}/x.png" for p in (1, 2, 3) for score in range(4)]
+        pictures(tmp_path, *files)
+        with pytest.raises(DataError, match="--score-from folder1 or --score-from folder2"):
+            read_source(tmp_path)
+        inner = read_source(tmp_path, choices=Choices(score_from="folder1")).table
+        outer = read_source(tmp_path, choices=Choices(score_from="folder2")).table
+        assert list(inner.score) == [0, 1, 2, 3] * 3
+        assert list(outer.score) == [1] * 4 + [2] * 4 + [3] * 4
+        assert set(inner.patient) == {"1", "2", "3"}
+
+    @pytest.mark.parametrize("train", ["train_set", "Training", "TRAIN", "train data"])
+    def test_case_02_sets_in_other_words(self, tmp_path, train):
+        files = [f"{subset}/{score}/x.png" for subset in (train, "test_set") for score in SCORES]
+        table = read_source(pictures(tmp_path, *files)).table
+        assert table.set.value_counts().to_dict() == {"train": 4, "test": 4}
+
+    def test_case_03_bci_the_other_way_round(self, tmp_path):
+        bci(tmp_path / "usual")
+        for file in sorted((tmp_path / "usual").rglob("*.png")):
+            stain, subset, name = file.relative_to(tmp_path / "usual").parts
+            (tmp_path / "turned" / subset / stain).mkdir(parents=True, exist_ok=True)
+            file.rename(tmp_path / "turned" / subset / stain / name)
+        source = read_source(tmp_path / "turned")
+        assert source.layout.name == "bci"
+        assert source.layout.looks_like == "BCI"
+        assert source.table.set.value_counts().to_dict() == {"train": 8, "test": 4}
+        assert (source.table.he != "").all()
+        assert source.problems.empty
+
+    def test_case_04_junk_beside_and_within_bci(self, tmp_path):
+        bci(tmp_path / "BCI")
+        junk = ["__MACOSX/IHC/train/._0.png", "BCI/.DS_Store", "BCI/IHC/Thumbs.db"]
+        junk += ["BCI/IHC/train/.ipynb_checkpoints/a-checkpoint.png", "BCI/HE/desktop.ini"]
+        for file in junk:
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).write_bytes(b"x")
+        source = read_source(tmp_path)
+        assert len(source.table) == 12
+        assert source.problems.empty
+        assert source.sentences[-1] == (
+            "29 files lie there: 12 read, 12 H&E partners, 0 refused, 5 left aside."
+        )
+        assert any("5 left aside" in sentence for sentence in source.sentences[:-1])
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ("score_0", "score_1", "score_2", "score_3"),
+            ("HER2 0", "HER2 1+", "HER2 2+", "HER2 3+"),
+            ("0", "1 +", "2 +", "3 +"),
+            ("0", "1plus", "2plus", "3plus"),
+            ("class_0", "class_1+", "class_2+", "class_3+"),
+        ],
+    )
+    def test_case_05_score_folders_as_people_write_them(self, tmp_path, names):
+        source = read_source(pictures(tmp_path, *[f"{name}/a.png" for name in names]))
+        assert sorted(source.table.score) == [0, 1, 2, 3]
+        assert source.problems.empty
+
+    def test_case_05_a_word_is_refused_with_the_flag_that_says_what_it_means(self, tmp_path):
+        pictures(tmp_path, "0/a.png", "3+/b.png", "Negative/c.png", "Negative/d.png")
+        source = read_source(tmp_path)
+        assert len(source.table) == 2
+        assert set(source.problems.remedy) == {
+            "write one of 0, 1+, 2+, 3+, or say which it means: --score-word negative=SCORE"
+        }
+        assert "2 read, 2 refused" in source.sentences[-1]
+        stated = Choices(score_words={"negative": "0"})
+        assert sorted(read_source(tmp_path, choices=stated).table.score) == [0, 0, 0, 3]
+
+    def test_case_06_links_to_a_store_elsewhere(self, tmp_path):
+        store = pictures(tmp_path / "store", "a.png", "deep/b.png").resolve()
+        for score, file in (("0", "a.png"), ("3+", "deep/b.png")):
+            (tmp_path / "data" / score).mkdir(parents=True)
+            (tmp_path / "data" / score / "x.png").symlink_to(store / file)
+        source = read_source(tmp_path / "data")
+        assert source.table.empty
+        # one root for both, which then is enough
+        assert set(source.problems.remedy) == {
+            f"move the file inside, or read it where it lies: --allow {store}"
+        }
+        allowed = read_source(tmp_path / "data", choices=Choices(allow=(str(store),)))
+        assert sorted(allowed.table.score) == [0, 3]
+        assert allowed.problems.empty
+
+    def test_case_06_a_link_to_a_folder_elsewhere_is_an_error_and_no_silence(self, tmp_path):
+        store = pictures(tmp_path / "store", "a.png").resolve()
+        picture(tmp_path / "data" / "0" / "b.png", 0)
+        (tmp_path / "data" / "3+").symlink_to(store)
+        problem = one_problem(read_source(tmp_path / "data").problems, "leads out of the folder")
+        assert (problem.severity, problem.file) == ("error", "3+")
+        assert f"--allow {store}" in problem.remedy
+        allowed = read_source(tmp_path / "data", choices=Choices(allow=(str(store),)))
+        assert sorted(allowed.table.score) == [0, 3]
+
+    def test_case_07_a_manifest_with_absolute_paths(self, tmp_path):
+        store = pictures(tmp_path / "store", "a.png", "b.png").resolve()
+        (tmp_path / "m.csv").write_text(f"path,score\n{store}/a.png,0\n{store}/b.png,3+\n")
+        (tmp_path / "tables").mkdir()
+        csv = (tmp_path / "m.csv").rename(tmp_path / "tables" / "m.csv")
+        source = read_source(csv)
+        assert source.table.empty
+        assert all(f"--allow {store}" in remedy for remedy in source.problems.remedy)
+        allowed = read_source(csv, choices=Choices(allow=(str(store),)))
+        assert list(allowed.table.score) == [0, 3]
+
+
+class TestWhatIsSaid:
+    def test_two_manifests_in_one_folder_are_refused(self, tmp_path):
+        manifest(tmp_path, "a.png,0")
+        (tmp_path / "manifest.tsv").write_text("path\tscore\na.png\t3+\n")
+        with pytest.raises(DataError, match=r"manifest\.csv and manifest\.tsv"):
+            read_source(tmp_path)
+
+    def test_a_folder_of_slides_names_the_verb_that_cuts_them(self, tmp_path):
+        (tmp_path / "a.svs").write_bytes(b"x")
+        with pytest.raises(DataError, match=r"1 slide \(a\.svs …\) and no patches.*her2 tile"):
+            read_source(tmp_path)
+
+    def test_images_without_scores_show_what_would_read_them(self, tmp_path):
+        pictures(tmp_path, "a.png", "b.png")
+        (tmp_path / "labels.csv").write_text("image,label\na.png,0\nb.png,3+\n")
+        with pytest.raises(DataError, match=r"If labels\.csv holds the scores, name that table"):
+            read_source(tmp_path)
+        assert list(read_source(tmp_path / "labels.csv").table.score) == [0, 3]
+        unscored = read_source(tmp_path, choices=Choices(layout="images"))
+        assert list(unscored.table.score) == [-1, -1]
+        # once for the set, not once a file
+        assert list(unscored.problems.kind) == ["unscored set", "stray"]
+
+    def test_numbered_folders_that_are_no_scores_are_named_in_the_refusal(self, tmp_path):
+        pictures(tmp_path, "1/a.png", "2/b.png", "10/c.png")
+        with pytest.raises(DataError, match="folders 1, 10, 2 are no scores, as not all are"):
+            read_source(tmp_path)
+
+    def test_names_that_hold_scores_are_a_layout(self, tmp_path):
+        source = read_source(pictures(tmp_path, "x_2+.png", "y_0+.png", "z_score1.png", "w.png"))
+        assert source.layout.name == "names"
+        assert list(source.table.score) == [2, 0, 1]
+        assert "no score in the name" in source.problems.problem[0]
+
+    def test_where_folder_and_name_disagree_on_the_score_the_file_is_refused(self, tmp_path):
+        pictures(tmp_path, "2+/a_2+.png", "0/b_1+.png", "3+/c.png")
+        source = read_source(tmp_path)
+        assert list(source.table.score) == [2, 3]
+        assert source.problems.kind[0] == "two scores"
+        assert "2 read, 1 refused" in source.sentences[-1]
+        by_folder = read_source(tmp_path, choices=Choices(score_from="folder1"))
+        by_name = read_source(tmp_path, choices=Choices(score_from="name"))
+        assert sorted(by_folder.table.score) == [0, 2, 3]
+        assert sorted(by_name.table.score) == [1, 2]
+
+    def test_what_lies_there_is_read_refused_or_left_aside(self, tmp_path):
+        bci(tmp_path / "BCI", train=6, test=2)
+        extra = ["BCI/IHC/train/notes.txt", "BCI/readme.md", "BCI/IHC/train/x_4+.png"]
+        for file in extra:
+            (tmp_path / file).write_bytes(b"x")
+        pictures(tmp_path, "other/a.png", "BCI/HE/test/alone.png")
+        source = read_source(tmp_path)
+        files = [file for file in tmp_path.rglob("*") if file.is_file()]
+        assert source.layout.n_there == len(files) == 21
+        assert source.sentences[-1] == (
+            "21 files lie there: 8 read, 8 H&E partners, 1 refused, 4 left aside."
+        )
+
+    def test_images_of_other_stains_alone_are_refused(self, tmp_path):
+        with pytest.raises(DataError, match="images of other stains only"):
+            read_source(pictures(tmp_path, "HE/0/a.png", "HE/1+/b.png"))
+
+    def test_other_stains_beside_are_left_aside(self, tmp_path):
+        pictures(tmp_path, "HER2/0/a.png", "HER2/3+/b.png", "Ki67/0/c.png", "ER/3+/d.png")
+        source = read_source(tmp_path)
+        assert list(source.table.score) == [0, 3]
+        assert any("2 other images" in sentence for sentence in source.sentences)
+
+    def test_no_root_is_offered_that_would_open_a_whole_disk(self):
+        folders = layouts.roots_to_allow(["/mnt/a/x.png", "/home/b/y.png"])
+        assert folders == ["/mnt/a", "/home/b"]
+        assert layouts.roots_to_allow(["/mnt/a/x/1.png", "/mnt/a/y/2.png"]) == ["/mnt/a"] * 2
+        assert layouts.roots_to_allow([]) == []

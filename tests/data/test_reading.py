@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from examples import bci, manifest, picture
+from examples import bci, manifest, picture, pictures
 
 from her2lib import files
 from her2lib.data import store
@@ -26,7 +26,7 @@ def read(path, tmp_path, **options):
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory):
-    """Folder of 48 phantoms of 12 slides, no sets given."""
+    """Folder of 48 phantoms of 12 slides, no sets given; one is blurred, as slides are."""
     folder = tmp_path_factory.mktemp("phantoms")
     dataset.write_phantoms(
         folder / "data", patches=48, slides=12, side_px=64, mpp=1.0, seed=3, progress=False
@@ -53,7 +53,8 @@ class TestReading:
 
     def test_the_first_error_stops_it_with_the_remedy(self, tmp_path):
         root = manifest(tmp_path / "data", "a.png,4+", "b.png,5", "c.png,0")
-        with pytest.raises(DataError, match=r"a\.png: '4\+' is not a HER2 score \(2 errors in all"):
+        sentence = r"a\.png: .*'4\+' is not a HER2 score \(2 errors in all"
+        with pytest.raises(DataError, match=sentence):
             read(root, tmp_path)
 
     def test_with_skip_bad_errors_are_left_out_counted_and_listed(self, tmp_path):
@@ -68,10 +69,10 @@ class TestReading:
         root = bci(tmp_path / "data", he=False)
         decode = store.decode_patch
 
-        def fail_on_one(path, side_px):
+        def fail_on_one(path, *settings, **more):
             if path.endswith("00003_train_3+.png"):
                 raise ValueError("broken stream")
-            return decode(path, side_px)
+            return decode(path, *settings, **more)
 
         monkeypatch.setattr(store, "decode_patch", fail_on_one)
         with pytest.raises(DataError, match="it cannot be decoded"):
@@ -90,10 +91,22 @@ class TestReading:
         assert notes[0].startswith("No slide is known for these patches")
         assert notes[1].startswith("1 patches have no score")
 
-    def test_sound_data_leave_nothing_to_say(self, phantoms, tmp_path):
-        cohort = read(phantoms, tmp_path)
-        assert cohort.notes == []
+    def test_of_sound_data_is_said_as_what_they_were_read_and_nothing_else(
+        self, phantoms, tmp_path
+    ):
+        cohort = read(phantoms, tmp_path, any_field=True)
+        assert len(cohort.notes) == 3
+        assert cohort.notes[0].startswith("Read as a BCI folder")
+        assert "48 read" in cohort.notes[-1]
         assert cohort.problems.empty
+
+    def test_what_a_user_states_is_taken_at_the_door(self, tmp_path):
+        root = pictures(tmp_path / "data", "0/a.png", "3+/b.png", "negative/c.png")
+        cohort = read(root, tmp_path, score_words={"negative": "0"}, mpp=0.5)
+        assert list(cohort.table.score) == [0, 3, 0]
+        assert (cohort.table.mpp == 0.5).all()
+        with pytest.raises(ValueError, match="called 'scale'"):
+            read(root, tmp_path, scale=0.5)
 
     def test_a_second_call_decodes_nothing(self, tmp_path, monkeypatch):
         root = bci(tmp_path / "data")
@@ -115,7 +128,7 @@ class TestReading:
 
 class TestSplit:
     def test_whole_slides_go_to_one_set_and_no_patch_to_two(self, phantoms, tmp_path):
-        cohort = read(phantoms, tmp_path)
+        cohort = read(phantoms, tmp_path, any_field=True)
         cohort = without_sets(cohort)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -127,7 +140,7 @@ class TestSplit:
         assert sum(map(len, slides)) == len(set.union(*slides))
 
     def test_a_seed_is_a_split_and_fractions_are_kept(self, phantoms, tmp_path):
-        cohort = without_sets(read(phantoms, tmp_path))
+        cohort = without_sets(read(phantoms, tmp_path, any_field=True))
         first = [list(part.name) for part in cohort.split(seed=1)]
         assert [list(part.name) for part in cohort.split(seed=1)] == first
         assert [list(part.name) for part in cohort.split(seed=2)] != first

@@ -18,7 +18,7 @@ from examples import slide_pixels, write_slide
 from PIL import Image
 
 from her2lib import cli
-from her2lib.data import patches, slide_grid, slides, tissue_finder
+from her2lib.data import annotations, field_cutter, patches, slide_grid, slides
 from her2lib.data.images import DataError
 
 
@@ -102,9 +102,10 @@ def test_the_same_command_cuts_nothing_twice_and_other_settings_are_refused(tile
     again, _ = slides.tile_slides([slide], out, mpp=MPP, side_px=256, workers=1, progress=False)
     assert again.equals(manifest)
     monkeypatch.chdir(slide.parent)
-    assert slides.tile_slides([slide.name], out, mpp=MPP, side_px=256, workers=1, progress=False)[
-        0
-    ].equals(manifest)
+    by_name, _ = slides.tile_slides(
+        [slide.name], out, mpp=MPP, side_px=256, workers=1, progress=False
+    )
+    assert by_name.equals(manifest)
     assert {file: file.stat().st_mtime_ns for file in out.rglob("one_*.png")} == before
     _, problems = slides.tile_slides([slide], out, mpp=MPP, side_px=128, workers=1, progress=False)
     assert "give another --out" in problems[0]
@@ -184,11 +185,12 @@ def test_bad_slides_are_a_sentence_each_and_the_others_go_on(
             str(tmp_path / "out"),
         ]
     )
-    messages = capsys.readouterr().err
+    printed, messages = capsys.readouterr()
+    assert "6 files there: 2 slides cut, 3 refused, 1 left aside." in printed
+    assert "a patch or photograph and no slide): tiny.tif." in printed
     for sentence in (
         "no_mpp.tif states no mpp: give",
         "--slide-mpp",
-        "tiny.tif is too small (300 x 300 px",
         "glass.tif holds no tissue",
         "corrupt.tif is no slide that OpenSlide reads",
         "words.svs is no slide that OpenSlide reads",
@@ -241,37 +243,23 @@ def test_a_mistake_is_one_sentence(tiled, tmp_path, arguments, says):
         slides.tile_slides(**(usual | arguments))
 
 
-def test_two_slides_of_one_name_are_refused(tiled, tmp_path):
-    (tmp_path / "one.svs").write_bytes(b"x")
-    with pytest.raises(DataError, match="same name"):
-        slides.tile_slides([tiled[0], tmp_path / "one.svs"], tmp_path / "out", progress=False)
-
-
-def test_patients_come_from_a_table(tiled, tmp_path):
-    (tmp_path / "p.csv").write_text("slide,patient\none,P7\n")
-    assert slides.read_patients(tmp_path / "p.csv") == {"one": "P7"}
-    (tmp_path / "p.csv").write_text("slide,patient\none,P7\none,P8\n")
-    with pytest.raises(DataError, match="one row for each slide"):
-        slides.read_patients(tmp_path / "p.csv")
-
-
 def test_checks_cost_little_beside_reading_and_encoding(tmp_path, picture):
     slide = write_slide(tmp_path / "one.tif", picture)
     corners = list(itertools.product((512, 768), (1024, 1280))) * 2
     with slide_grid.open_slide(slide) as handle:
         grid = slide_grid.grid_of(handle, slide, mpp=MPP, side_px=512, slide_mpp=MPP)
-    tables = tissue_finder.dab_tables(np.full(3, 236.0))
+    white = np.full(3, 236.0)
 
     def with_checks():
         for number, (x, y) in enumerate(corners):
-            slides._cut(grid, tmp_path / f"checked{number}.png", x, y, tables)
+            field_cutter.cut_field(grid, tmp_path / f"checked{number}.png", x, y, white)
 
     def without():
         with openslide.OpenSlide(slide) as handle:
             for number, corner in enumerate(corners):
                 region = handle.read_region(corner, 0, (512, 512)).convert("RGB")
                 file = tmp_path / f"bare{number}.png"
-                region.save(file, "PNG", compress_level=slides.PNG_LEVEL)
+                region.save(file, "PNG", compress_level=field_cutter.PNG_LEVEL)
 
     def seconds(work):
         began = time.process_time()
@@ -282,3 +270,18 @@ def test_checks_cost_little_beside_reading_and_encoding(tmp_path, picture):
     without()
     ratios = [seconds(without) / seconds(with_checks) for _ in range(5)]
     assert np.median(ratios) > 0.7
+
+
+def test_fields_come_out_for_qupath(tiled):
+    _, out, manifest, _ = tiled
+    whole = json.loads((out / "one" / "fields.geojson").read_text())
+    assert len(whole["features"]) == 64
+    classes = [one["properties"]["classification"]["name"] for one in whole["features"]]
+    assert classes.count("tile") == len(manifest)
+    drawn = annotations.read_regions(out / "one" / "fields.geojson", classes=["tile"])
+    covered = annotations.covered_fraction(
+        drawn.regions, left=0, top=0, step=256, columns=8, rows=8
+    )
+    rows, columns = np.nonzero(covered == 1)
+    corners = np.stack([columns, rows], 1) * 256
+    assert corners.tolist() == manifest[["x", "y"]].values.tolist()

@@ -202,7 +202,7 @@ def test_enlarging_is_told(table, tmp_path):
 def test_a_file_that_cannot_be_read_during_the_build_is_not_blamed_on_the_store(
     table, tmp_path, monkeypatch
 ):
-    def gone(path, side_px):
+    def gone(path, side_px, **field):
         raise OSError(5, "Input/output error", path)
 
     monkeypatch.setattr(store, "decode_patch", gone)
@@ -282,10 +282,10 @@ def test_a_store_cut_short_by_a_power_failure_is_built_again(table, tmp_path):
 def test_an_interrupt_leaves_nothing_and_the_same_call_then_works(table, tmp_path, monkeypatch, at):
     real = store.decode_patch
 
-    def interrupted(path, side_px):
+    def interrupted(path, side_px, **field):
         if path == table.path[at]:
             raise KeyboardInterrupt
-        return real(path, side_px)
+        return real(path, side_px, **field)
 
     monkeypatch.setattr(store, "decode_patch", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -302,10 +302,10 @@ def build_slowly(table, folder, seconds, answer):
     real = store.decode_patch
     decoded = []
 
-    def slow(path, side_px):
+    def slow(path, side_px, **field):
         time.sleep(seconds)
         decoded.append(path)
-        return real(path, side_px)
+        return real(path, side_px, **field)
 
     store.decode_patch = slow
     patches = open_store(table, side_px=32, folder=folder, progress=False, workers=1)

@@ -78,3 +78,43 @@ def test_dab_of_a_field_is_that_of_its_pixels():
     assert tissue_finder.dab_fraction(Image.fromarray(pixels), tables) == 0
     pixels[:10] = (120, 80, 60)
     assert tissue_finder.dab_fraction(Image.fromarray(pixels), tables) == 0.25
+
+
+def test_stains_are_those_of_the_stain_module():
+    from her2lib import stain
+
+    assert np.allclose(tissue_finder.HDAB, stain.HDAB.numpy())
+    assert stain.DAB_CUTS[0] == tissue_finder.WEAK_DAB
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_phantom_in_eosin_is_pink_and_its_twin_in_dab_is_not(seed):
+    phantom = dataset.make_patch(seed, side_px=128, mpp=0.5, truth=False, he=True)
+    white = np.full(3, 240.0)
+    assert tissue_finder.eosin_fraction(Image.fromarray(phantom.image), white) < 0.02
+    pink = tissue_finder.eosin_fraction(Image.fromarray(phantom.he), white)
+    assert pink > 2 * tissue_finder.HE_FRACTION
+
+
+def test_a_field_without_stain_is_not_pink():
+    glass = Image.fromarray(np.full((64, 64, 3), 236, np.uint8))
+    assert tissue_finder.eosin_fraction(glass, np.full(3, 236.0)) == 0
+
+
+def test_eosin_is_no_ink():
+    # the commonest colour of a real frozen section in H&E, and of a red marker
+    image = np.full((60, 120, 3), 236, np.uint8)
+    image[20:40, 20:40] = (200, 84, 139)
+    image[20:40, 80:100] = (210, 30, 40)
+    _, pen, _ = tissue_finder.find_tissue(image, np.ones((60, 120), bool))
+    assert not pen[30, 30]
+    assert pen[30, 90]
+
+
+def test_fields_outside_the_regions_are_left_out_whatever_they_show():
+    grid = SimpleNamespace(rows=1, columns=2, left=0, top=0, step=80)
+    tissue = np.ones((10, 20), bool)
+    fields = tissue_finder.plan_fields(
+        grid, tissue, ~tissue, 8.0, 0.1, in_region=np.array([[True, False]])
+    )
+    assert fields.reason.tolist() == ["", "outside regions"]

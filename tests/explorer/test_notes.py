@@ -65,3 +65,19 @@ def test_a_kill_while_writing_loses_no_note_that_was_acknowledged(tmp_path):
     assert len(notes.read_notes(tmp_path)) in (acknowledged, acknowledged + 1)
     notes.add_note(tmp_path, "A", "after", "", "goes on")
     assert notes.read_notes(tmp_path)["patch"].iloc[-1] == "after"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"time;reader;patch;score;note\n1;A;p;;x\n", "with commas and the header"),
+        (b"time,reader,patch,score\n1,A,p,\n", "begins with 'time,reader,patch,score'"),
+        (b"time,reader,patch,score,note\n1,A,p,,\xff\n", "is no table of notes"),
+        (b"time,reader,patch,score,note\n1,A,p,,x\n2,A,p,,x,y\n", "row 3 has 6 cells, not 5"),
+    ],
+)
+def test_notes_that_are_no_such_table_any_more_are_named(tmp_path, content, says):
+    (tmp_path / "A.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=says) as raised:
+        notes.read_notes(tmp_path)
+    assert "A.csv" in str(raised.value)

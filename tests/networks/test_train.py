@@ -57,6 +57,19 @@ class TestFit:
         assert fit.history["loss_finite"].all()
         assert fit.kept_epoch == 2
 
+    def test_of_fewer_scores_only_these_are_answers_and_the_weights_are_the_same(self):
+        val = toy(8, seed=1)
+        options = {"seed": 0, "epochs": 1, "batch": 8, **FAST}
+        net = small()
+        plain = train.fit(net, toy(), val, **options)
+        fit = train.fit(net, toy(), val, scores=(1, 2, 3), **options)
+        for row, trained in ((0, net), (1, fit.net)):
+            predicted = 1 + train.predict(trained, val.images)[:, 1:].argmax(1)
+            assert fit.history["val_accuracy"][row] == np.mean(predicted == val.score)
+        assert fit.history["val_loss"].tolist() == plain.history["val_loss"].tolist()
+        weights = zip(fit.net.parameters(), plain.net.parameters(), strict=True)
+        assert all(torch.equal(one, other) for one, other in weights)
+
     def test_best_keeps_the_epoch_with_the_best_kappa_and_patience_stops(self):
         val = toy(8, seed=1)
         settings = {"epochs": 30, "batch": 8, "keep": "best", "patience": 2}

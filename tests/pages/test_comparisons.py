@@ -30,16 +30,16 @@ def book(tmp_path, monkeypatch):
     return Book(finished_study(tmp_path, monkeypatch), "06_compare_models")
 
 
-def field_of(subset="test", **predicted):
+def field_of(subset="test", truth=TRUTH, scores=(0, 1, 2, 3), **predicted):
     """{name: Evaluation} of one set; a list of lists holds the answers of several seeds."""
     tables = []
     for name, seeds in predicted.items():
         if np.ndim(seeds) == 1:
             seeds = [seeds]
         for seed, one in enumerate(seeds):
-            table = answers(TRUTH, one, run=f"{name}{seed}", subset=subset)
+            table = answers(truth, one, run=f"{name}{seed}", subset=subset)
             tables.append(table.assign(name=name.replace("_", " ")))
-    return {one.name: one for one in results.evaluations(pd.concat(tables))}
+    return {one.name: one for one in results.evaluations(pd.concat(tables), scores=scores)}
 
 
 def measured(book, field):
@@ -153,7 +153,12 @@ def test_confusion_matrices_add_the_seeds_and_unused_panels_are_off(book, monkey
         return figure, axes
 
     monkeypatch.setattr(plots, "panels", keep_panels)
-    monkeypatch.setattr(plots, "confusion", lambda counts, ax, title: drawn.update({title: counts}))
+
+    def keep_confusion(counts, ax, *, title, scores):
+        assert scores == (0, 1, 2, 3)
+        drawn[title] = counts
+
+    monkeypatch.setattr(plots, "confusion", keep_confusion)
     field = field_of(A=[RIGHT_BUT_TWO, RIGHT_BUT_FOUR], B=TRUTH, C=TRUTH, D=TRUTH)
     shown = comparisons.confusion_figure(book, field)
     both = confusion_matrix(TRUTH, RIGHT_BUT_TWO) + confusion_matrix(TRUTH, RIGHT_BUT_FOUR)
@@ -218,3 +223,39 @@ def test_seeds_are_heard_equally_often_and_averaged(book):
     difference = book.rows["06/test/B minus DAB rule/accuracy difference"]["value"]
     assert difference == pytest.approx((1 + 1 + 7 / 12) / 3 - 7 / 12)
     assert "not with several seeds" in shown
+
+
+# --- a study of three scores --------------------------------------------------------------------
+
+
+def test_of_three_scores_all_is_shown_over_three(book, monkeypatch):
+    drawn = []
+    confusion = plots.confusion
+
+    def keep(counts, ax, **options):
+        drawn.append(counts)
+        return confusion(counts, ax, **options)
+
+    monkeypatch.setattr(plots, "confusion", keep)
+    truth = [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    rule = [1, 2, 1, 2, 2, 3, 3, 3, 3]
+    field = field_of(truth=truth, scores=(1, 2, 3), ResNet18=truth, DAB_rule=rule)
+    ids = measured(book, field)
+    metrics = {row["metric"] for row in book.rows.values()}
+    assert not {metric for metric in metrics if metric.endswith((" 0", "0|1+"))}
+    # the off-diagonal fractions of two raters of nine patches, two of them one step apart
+    spread = 3 * (1 / 3 * 2 / 3)
+    by_chance = (3 + 2 * (3 / 4 + 3 / 4)) / 6 * spread
+    observed = (7 + 3 / 4 + 3 / 4) / 9
+    assert value(book, ids, "DAB rule", "Gwet AC2 quadratic") == pytest.approx(
+        (observed - by_chance) / (1 - by_chance), abs=0.01
+    )
+    comparisons.confusion_figure(book, field)
+    assert drawn[1].tolist() == [[2, 1, 0], [0, 2, 1], [0, 0, 3]]
+    shown = comparisons.recall_table(book, ids, field)
+    assert "<th>1+</th><th>2+</th><th>3+</th>" in shown
+    assert "<th>0</th>" not in shown
+    borders = comparisons.border_table(book, ids, field)
+    assert "1+|2+: in-situ hybridisation; 2+|3+: positive." in borders
+    assert "0|1+" not in borders
+    comparisons.paired_differences(book, field, resamples=20)

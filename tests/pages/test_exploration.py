@@ -53,7 +53,7 @@ def test_notes_are_shown_and_written_with_the_number_of_slides_and_patients(book
 
 def test_patches_are_counted_by_set_in_reading_order_and_by_score(book, monkeypatch):
     drawn = []
-    monkeypatch.setattr(plots, "counts", lambda counts, ax: drawn.append(counts))
+    monkeypatch.setattr(plots, "counts", lambda counts, ax, scores: drawn.append(counts))
     sets = ["test", "train", "train", "external", "train"]
     table = pd.DataFrame({"set": sets, "score": [3, 0, 0, 1, -1]})
     exploration.count_figure(book, table)

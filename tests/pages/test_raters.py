@@ -9,6 +9,7 @@ from statsmodels.stats.inter_rater import fleiss_kappa
 
 from her2lib import plots
 from her2lib.pages import raters
+from her2lib.report import recount
 from her2lib.report.book import Book
 from her2lib.study import results
 
@@ -300,3 +301,74 @@ def test_without_an_external_set_nothing_is_corrected(study, book):
     assert "<td>" not in shown
     assert (book.file.parent / "corrected.csv").read_text().strip() == ""
     assert not book.rows
+
+
+# --- a study of three scores --------------------------------------------------------------------
+
+# nine patches, scores 1+ to 3+, one reading missing; irrCAC 0.4.4 over [1, 2, 3]: AC1, AC2, Fleiss
+THREE_SCORES = [
+    (1, 1, 1),
+    (1, 1, 2),
+    (1, 1, 1),
+    (2, 2, 2),
+    (2, 3, 2),
+    (2, 2, -1),
+    (3, 3, 3),
+    (3, 2, 3),
+    (3, 3, 3),
+]
+
+
+def rated_by_three(study, readings):
+    table = pd.DataFrame(readings, columns=["rater_Ann", "rater_Ben", "rater_Cora"])
+    table["name"] = [f"p{number}" for number in range(len(table))]
+    table["patient"] = table["name"]
+    table = table.assign(slide="", set="test", score=table["rater_Ann"].clip(1))
+    return results.rated_patches(study, table, pd.DataFrame(columns=["run"]))
+
+
+@pytest.fixture
+def three(tmp_path, monkeypatch):
+    scores = '[data]\nscores = ["3+", "1+", "2+"]\n'
+    study = finished_study(tmp_path, monkeypatch, scores + EXTERNAL)
+    monkeypatch.setattr(results, "shown_runs", lambda study: {})
+    return study
+
+
+def test_case_42_the_coefficients_of_a_study_of_three_scores_are_over_three(three):
+    book = Book(three, "07_agreement")
+    rated = rated_by_three(three, THREE_SCORES)
+    assert rated.scores == three.declared_scores == (1, 2, 3)
+    shown = raters.all_raters_together(book, rated, resamples=20)
+    assert "here 3 (1+, 2+, 3+)" in shown
+    assert value(book, "all raters", "Gwet AC1") == pytest.approx(0.66735, abs=1e-5)
+    assert value(book, "all raters", "Gwet AC2 (quadratic)") == pytest.approx(0.83469, abs=1e-5)
+    assert value(book, "all raters", "Fleiss kappa") == pytest.approx(0.66529, abs=1e-5)
+    raters.keep_ratings(book, rated)
+    numbers = pd.DataFrame(book.rows.values())
+    again = recount.recount(numbers, three.folder, scores=three.declared_scores)
+    assert again["verdict"].tolist() == ["consistent"] * 4
+    # over four, as it once was, the audit contradicts Gwet's two
+    again = recount.recount(numbers, three.folder).set_index("id")["verdict"]
+    assert again.loc[again == "contradiction"].index.tolist() == [
+        "07/rated/all raters/Gwet AC1",
+        "07/rated/all raters/Gwet AC2 (quadratic)",
+    ]
+
+
+def test_a_reading_of_a_score_that_the_study_does_not_declare_stays_and_is_told(three):
+    book = Book(three, "07_agreement")
+    assert "does not declare" not in raters.who_read(book, rated_by_three(three, THREE_SCORES))
+    rated = rated_by_three(three, [*THREE_SCORES, (1, 0, 0), (1, 1, 0)])
+    assert rated.scores == (0, 1, 2, 3)
+    shown = raters.who_read(book, rated)
+    assert (
+        "Readings of 0, which this study does not declare, stay as they are (1 of Ben, 2 of Cora): "
+        "the raters&#x27; coefficients are over 0, 1+, 2+, 3+."
+    ) in shown
+    shown = raters.all_raters_together(book, rated, resamples=20)
+    assert "here 4 (0, 1+, 2+, 3+)" in shown
+    raters.keep_ratings(book, rated)
+    numbers = pd.DataFrame(book.rows.values())
+    again = recount.recount(numbers, three.folder, scores=three.declared_scores)
+    assert set(again["verdict"]) == {"consistent"}

@@ -216,7 +216,8 @@ def test_few_patients_leave_it_undecided(tmp_path, book, study):
 def test_every_patch_is_drawn_by_its_mean_over_seeds(book, answered, monkeypatch):
     drawn = []
 
-    def keep(values, truth, ax, ylabel):
+    def keep(values, truth, ax, *, ylabel, scores):
+        assert scores == (0, 1, 2, 3)
         drawn.append((list(values), list(truth), ylabel))
 
     monkeypatch.setattr(plots, "strips", keep)

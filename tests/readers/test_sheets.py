@@ -1,16 +1,15 @@
-"""Readings: blinded sheets and back, consensus, untrusted CSVs."""
+"""Blinded sheets go out, and come back as people save them."""
 
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
-from examples import picture
+from examples import fill_sheets, picture
 
-from her2lib import cli, files
-from her2lib.data import patches as patches_
+from her2lib import files
 from her2lib.data.images import DataError
-from her2lib.readers import label_doubt, sheets
+from her2lib.readers import label_doubt, sheets, votes
 from her2lib.stats.agreement import kappa
 from her2lib.study import cohort, config
 
@@ -20,97 +19,9 @@ PATCHES = [f"{i:05d}_test_{score}.png" for i, score in enumerate(["0", "1+", "2+
 @pytest.fixture
 def table(tmp_path):
     """A manifest of 20 patches with BCI names, which tell the score."""
-    for name in PATCHES:
-        (tmp_path / name).write_bytes(name.encode())
+    for number, name in enumerate(PATCHES):
+        picture(tmp_path / name, number, side_px=32)
     return pd.DataFrame({"name": PATCHES, "path": [str(tmp_path / name) for name in PATCHES]})
-
-
-def test_majority_and_median_by_hand():
-    ratings = np.array(
-        [[1, 1, 2], [0, 1, 3], [3, 3, -1], [1, 2, -1], [-1, -1, -1], [2, -1, -1], [0, 3, 3]]
-    )
-    settled, notes = sheets.consensus(ratings)
-    assert settled.tolist() == [1, -1, 3, -1, -1, 2, 3]
-    assert notes == [
-        "1 of 7 patches were read by nobody: they have no consensus.",
-        "2 of 7 patches are tied by majority: a joint reading can settle them.",
-    ]
-    settled, notes = sheets.consensus(ratings, how="median")
-    assert settled.tolist() == [1, 1, 3, -1, -1, 2, 3]
-    assert "1 of 7 patches are tied by median" in notes[1]
-    assert sheets.consensus(ratings[[0, 5]])[1] == []
-    with pytest.raises(ValueError, match="majority or median, not 'mean'"):
-        sheets.consensus(ratings, how="mean")
-
-
-def test_leaving_a_rater_out_takes_away_what_was_built_in():
-    random = np.random.default_rng(0)
-    ratings = random.integers(0, 4, (2000, 3))  # raters who only guess
-    with_himself = sheets.consensus(ratings, how="median")[0]
-    without = sheets.leave_one_out(ratings, how="median")
-    assert without.shape == (2000, 3)
-    assert kappa(ratings[:, 0], with_himself, weights="quadratic") > 0.3
-    assert abs(kappa(ratings[:, 0], without[:, 0], weights="quadratic")) < 0.1
-    with pytest.raises(ValueError, match="needs two raters"):
-        sheets.leave_one_out(ratings[:, :1])
-
-
-def test_both_forms_of_a_rating_csv_give_the_same_readings(tmp_path):
-    wide = tmp_path / "wide.csv"
-    tidy = tmp_path / "tidy.csv"
-    wide.write_text("\ufeffpatch;P1;rater_Dr. Ö\na;1+;2\nb;0;\n", encoding="utf-8")
-    tidy.write_text("patch,rater,score\na,P1,1\nb,P1,0\na,Dr. Ö,2+\n", encoding="utf-8")
-    ratings = []
-    for file in (wide, tidy):
-        table, problems = sheets.read_ratings(file, patches=["a", "b", "c"])
-        assert problems == []
-        ratings.append(table.sort_values(["rater", "patch"], ignore_index=True))
-    pd.testing.assert_frame_equal(*ratings)
-    matrix, raters, patches = sheets.wide_ratings(ratings[0], patches=["c", "b", "a"])
-    assert matrix.tolist() == [[-1, -1], [-1, 0], [2, 1]]
-    assert raters == ["Dr. Ö", "P1"]
-    assert patches == ["c", "b", "a"]
-
-
-def test_each_bad_reading_gets_a_sentence_and_the_rest_is_kept(tmp_path):
-    file = tmp_path / "r.csv"
-    file.write_text(
-        "patch,rater,reading,score\na,P1,1,1+\nz,P1,1,2+\na,P1,1,3+\nb,P1,1,4+\n"
-        "b,P2,x,1\nb,P2,1,2\na,P1,2,1\n,P1,1,1\n",
-        encoding="utf-8",
-    )
-    ratings, problems = sheets.read_ratings(file, patches=["a", "b"])
-    assert ratings.values.tolist() == [["a", "P1", 1, 1], ["b", "P2", 1, 2], ["a", "P1", 2, 1]]
-    assert len(ratings) + len(problems) == 8  # nothing is lost
-    for line, sentence in (
-        (3, "'z' is not in the manifest"),
-        (4, "1+ is kept, this is 3+"),
-        (5, "'4+' is not a HER2 score"),
-        (6, "'x'"),
-        (9, "'' is not in the manifest"),
-    ):
-        of_line = [problem for problem in problems if f"line {line}," in problem]
-        assert sum(sentence in problem for problem in of_line) == 1, sentence
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("patch,P1,p1\na,1,2\n", "two columns are named 'p1'"),
-        ("name,P1\na,1\n", "name the column of patch names 'patch'"),
-        ("", "not a CSV"),
-        ("patch,P1\na,1\nb,1,2,3\n", "not a CSV"),
-    ],
-)
-def test_a_csv_that_cannot_be_read_is_refused_with_a_sentence(tmp_path, text, sentence):
-    file = tmp_path / "r.csv"
-    file.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"r\.csv") as raised:
-        sheets.read_ratings(file, patches=["a"])
-    assert sentence in str(raised.value)
-    file.write_bytes(b"patch,P1\n\xff\xfe,1\n")
-    with pytest.raises(ValueError, match="UTF-8"):
-        sheets.read_ratings(file, patches=["a"])
 
 
 def test_sheets_are_blind_shuffled_and_repeat_patches(table, tmp_path):
@@ -147,7 +58,8 @@ def check_sheet(folder, key):
     assert first.patch.is_unique
     assert (key.reading == "2").sum() == 5
     for code, patch in key.patch.items():
-        assert (folder / "images" / f"{code}.png").read_bytes() == patch.encode()
+        original = folder.parent.parent / patch
+        assert (folder / "images" / f"{code}.png").read_bytes() == original.read_bytes()
     return first.patch.tolist()
 
 
@@ -160,120 +72,97 @@ def test_filled_sheets_come_back_into_the_manifest(table, tmp_path):
         names = [key.patch[code].removesuffix(".png") for code in sheet.code]
         sheet["score"] = [name.split("_")[-1] for name in names]
         if reader == "B":
-            sheet.loc[0, "score"] = "?"
+            sheet.loc[0, "score"] = "4+"
+            sheet.loc[1, "score"] = "?"
             sheet.loc[len(sheet)] = ["99", "", "1+", "an extra row"]
         sheet.to_csv(file, index=False)
     ratings, problems = sheets.gather_sheets(folder)
-    assert len(ratings) == 2 * 30 - 1
+    # one that is no score, one that says it was not read
+    assert len(ratings) == 2 * 30 - 2
     assert len(problems) == 2
     assert "'99' was not given to B" in problems[0]
-    assert "'?' is not a HER2 score" in problems[1]
+    assert "'4+' is not a HER2 score" in problems[1]
     of_rater = ratings[ratings.rater == "A"].set_index("patch")
     first = of_rater[of_rater.reading == 1].score
     again = of_rater[of_rater.reading == 2].score
     # intra-rater
     assert kappa(first[again.index].to_numpy(), again.to_numpy(), weights="quadratic") == 1
-    merged, _ = sheets.merge_readings(table, ratings)
+    merged, _ = votes.merge_readings(table, ratings)
     truth = np.array([0, 1, 2, 3] * 5)
     assert merged.rater_A.tolist() == merged.consensus.tolist() == truth.tolist()
-    merged, notes = sheets.merge_readings(table, ratings, settled={PATCHES[0]: 3})
+    merged, notes = votes.merge_readings(table, ratings, settled={PATCHES[0]: 3})
     assert merged.consensus.tolist() == [3] + [-1] * 19
     assert notes == ["The consensus is as given; it lacks 19 of 20 patches."]
     (folder / "A" / "sheet.csv").unlink()
     ratings, problems = sheets.gather_sheets(folder)
     assert set(ratings.rater) == {"B"}
-    assert "The sheet of A is missing" in problems[0]
+    assert "The sheet of A cannot be read: it is missing, put it back" in problems[0]
 
 
-def test_disagreements_for_the_gallery():
-    table = sheets.disagreements(
-        np.array([[1, 1, 1], [0, 3, -1], [1, 2, 2], [-1, -1, -1], [2, -1, -1]]), list("abcde")
-    )
-    assert table.patch.tolist() == ["b", "c"]
-    assert table.spread.tolist() == [3, 1]
-    assert table.scores.tolist() == ["0 3+ ?", "1+ 2+ 2+"]
+def save_as(folder, reader, name, sheet, **options):
+    """Writes a filled sheet as a program would save it, in place of the sheet.csv handed out."""
+    (folder / reader / "sheet.csv").unlink()
+    file = folder / reader / name
+    if file.suffix == ".xlsx":
+        sheet.to_excel(file, index=False)
+    else:
+        file.write_bytes(sheet.to_csv(index=False, sep=options["sep"]).encode(options["encoding"]))
 
 
-@pytest.fixture
-def manifest(tmp_path):
-    """manifest.csv of eight patches, with a column of the user's own."""
-    rows = []
-    for i in range(8):
-        picture(tmp_path / f"p{i}.png", i, side_px=64)
-        rows.append(f"p{i}.png,{i % 4},mine{i}")
-    (tmp_path / "manifest.csv").write_text("\n".join(["path,score,stored", *rows]) + "\n")
-    return tmp_path / "manifest.csv"
-
-
-def her2(capsys, *arguments):
-    code = cli.main([str(argument) for argument in arguments])
-    output = capsys.readouterr()
-    return code, output.out + output.err
-
-
-def fill(folder, scores):
-    """Fills every reader's sheet with scores by patch."""
-    key = pd.read_csv(folder / "key.csv", dtype=str).set_index("code")
-    for sheet in folder.glob("*/sheet.csv"):
-        rows = pd.read_csv(sheet, dtype=str, keep_default_na=False)
-        rows["score"] = [scores[key.patch[code]] for code in rows.code]
-        rows.to_csv(sheet, index=False)
-
-
-def test_from_sheets_to_the_manifest_by_two_commands(capsys, tmp_path, manifest):
-    options = ["--readers", "A", "B", "--repeats", "0.25"]
-    code, output = her2(capsys, "sheet", manifest, *options, "--into", tmp_path / "out")
-    assert code == 0, output
-    page = (tmp_path / "out" / "A" / "sheet.html").read_text(encoding="utf-8")
-    assert "p0" not in page
-    assert page.count("images/") == 10
-    assert "http" not in page.replace("http-equiv", "")
-    fill(tmp_path / "out", {f"p{i}.png": "3+" for i in range(8)})
-    code, output = her2(capsys, "consensus", tmp_path / "out", "--into", manifest)
-    assert code == 0, output
-    # twice is once
-    assert her2(capsys, "consensus", tmp_path / "out", "--into", manifest)[0] == 0
-    table = pd.read_csv(manifest, dtype=str)
-    assert table["score"].tolist() == ["3+"] * 8
-    assert table["score_given"].tolist() == [str(i % 4) for i in range(8)]
-    assert table["stored"].tolist() == [f"mine{i}" for i in range(8)]
-    read, problems = patches_.read_table(manifest)
-    assert read[["rater_a", "rater_b", "score"]].eq(3).all(axis=None)
-    assert problems.empty
-
-
-def test_bad_readings_are_one_sentence_each_and_the_rest_is_kept(capsys, tmp_path, manifest):
-    (tmp_path / "r.csv").write_text(
-        "patch,rater,score\np0.png,A,1+\nzz.png,A,1\np0.png,A,2\np1.png,A,5\np2.png,A,2+\n"
-    )
-    code, output = her2(capsys, "consensus", tmp_path / "r.csv", "--into", manifest)
-    assert code == 1
-    sentences = ("'zz.png' is not in the manifest", "scored before", "'5' is not a HER2 score")
-    for sentence in sentences:
-        assert sum(sentence in line for line in output.splitlines()) == 1
-    scores = pd.read_csv(manifest, dtype=str)["score"]
-    assert scores.tolist() == ["1+", "1", "2+", *"30123"]
-
-
-def test_two_readers_with_one_name_and_other_readings_leave_the_manifest_alone(
-    capsys, tmp_path, manifest
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("sheet.csv", {"sep": ";", "encoding": "utf-8-sig"}),
+        ("sheet.csv", {"sep": ",", "encoding": "utf-8"}),
+        ("sheet.txt", {"sep": "\t", "encoding": "utf-16"}),
+        ("sheet.xlsx", {}),
+    ],
+)
+def test_case_11_a_sheet_comes_back_from_any_program_with_empty_cells(
+    table, tmp_path, name, options
 ):
-    before = manifest.read_bytes()
-    for name in ("r", "s"):
-        (tmp_path / f"{name}.csv").write_text("patch,rater,score\np0.png,A,1+\n")
-    code, output = her2(
-        capsys, "consensus", tmp_path / "r.csv", tmp_path / "s.csv", "--into", manifest
-    )
-    assert code == 2
-    assert "Two readers have one name" in output
-    assert manifest.read_bytes() == before
-    assert her2(capsys, "consensus", tmp_path / "r.csv", "--into", manifest)[0] == 0
-    before = manifest.read_bytes()
-    (tmp_path / "s.csv").write_text("patch,rater,score\np0.png,A,3+\n")
-    code, output = her2(capsys, "consensus", tmp_path / "s.csv", "--into", manifest)
-    assert code == 2
-    assert "other readings by 'A' of 1 patches" in output
-    assert manifest.read_bytes() == before
+    folder = sheets.write_sheets(table, tmp_path / "out", readers=["A"], repeats=0)
+    sheet = pd.read_csv(folder / "A" / "sheet.csv", dtype=str, keep_default_na=False)
+    sheet.loc[:4, "score"] = ["2+", "1 +", "=3+", "0", "n/a"]
+    sheet.loc[0, "remark"] = "half of it is blurred, 1+?"
+    sheet = sheet.set_axis(["Code", "Image", "Score", "Remark"], axis=1)
+    # Excel and pandas make numbers of codes.
+    sheet["Code"] = sheet["Code"] + ".0"
+    save_as(folder, "A", name, sheet, **options)
+    ratings, problems = sheets.gather_sheets(folder)
+    assert problems == []
+    assert ratings["score"].tolist() == [2, 1, 3, 0]
+
+
+def test_of_two_saved_sheets_the_filled_one_counts_and_two_filled_are_a_sentence(table, tmp_path):
+    folder = sheets.write_sheets(table, tmp_path / "out", readers=["A"], repeats=0)
+    sheet = pd.read_csv(folder / "A" / "sheet.csv", dtype=str, keep_default_na=False)
+    sheet["score"] = "1+"
+    sheet.to_excel(folder / "A" / "sheet.xlsx", index=False)
+    ratings, problems = sheets.gather_sheets(folder)
+    assert (len(ratings), problems) == (20, [])
+    sheet.to_csv(folder / "A" / "sheet.csv", index=False)
+    ratings, problems = sheets.gather_sheets(folder)
+    assert ratings.empty
+    assert problems == [
+        "The sheet of A cannot be read: sheet.csv and sheet.xlsx are both filled in, leave the "
+        "right one."
+    ]
+
+
+def test_a_sheet_that_cannot_be_read_is_named_and_the_others_count(table, tmp_path):
+    folder = sheets.write_sheets(table, tmp_path / "out", readers=["A", "B"], repeats=0)
+    names = dict.fromkeys(table.name, "negative")
+    fill_sheets(folder, names)
+    (folder / "A" / "sheet.csv").write_text("codes,scores\n1,2+\n")
+    ratings, problems = sheets.gather_sheets(folder, score_words={"negative": "0"})
+    assert set(ratings["rater"]) == {"B"}
+    assert (ratings["score"] == 0).all()
+    assert len(problems) == 1
+    assert "The sheet of A cannot be read" in problems[0]
+    assert "no column 'code', only 'codes', 'scores'" in problems[0]
+    with pytest.raises(DataError, match=r"holds no key\.csv: name the folder that"):
+        sheets.gather_sheets(folder / "B")
 
 
 @pytest.fixture
@@ -320,7 +209,7 @@ def test_what_is_read_again_moves_kappa_as_worked_out_by_hand(doubtful):
     # nothing is filled in yet
     assert kappa_after_reading(doubtful) == pytest.approx(2 / 3)
 
-    fill(first, {"p00.png": "0", "p01.png": "1+", "p02.png": "2+", "p03.png": "3+"})
+    fill_sheets(first, {"p00.png": "0", "p01.png": "1+", "p02.png": "2+", "p03.png": "3+"})
     sheet = pd.read_csv(first / "B" / "sheet.csv", dtype=str, keep_default_na=False)
     key = pd.read_csv(first / "key.csv", dtype=str).set_index("code")
     sheet.loc[(key.patch[sheet["code"]] == "p01.png").to_numpy(), "score"] = "2+"
@@ -329,7 +218,7 @@ def test_what_is_read_again_moves_kappa_as_worked_out_by_hand(doubtful):
     assert kappa_after_reading(doubtful) == pytest.approx(29 / 30)
 
     second = sheets.write_sheets(table.iloc[1:3], reading / "two", readers=readers, repeats=0)
-    fill(second, {"p01.png": "1+", "p02.png": "2+"})
+    fill_sheets(second, {"p01.png": "1+", "p02.png": "2+"})
     # the later round settles it, the other patches keep the first
     assert kappa_after_reading(doubtful) == 1
 
@@ -339,7 +228,7 @@ def test_a_sheet_of_another_round_is_named(doubtful):
     reading = doubtful / "reading"
     first = sheets.write_sheets(table.iloc[:4], reading / "one", readers=["A", "B"], repeats=0)
     second = sheets.write_sheets(table.iloc[1:3], reading / "two", readers=["A", "B"], repeats=0)
-    fill(second, {"p01.png": "1+", "p02.png": "2+"})
+    fill_sheets(second, {"p01.png": "1+", "p02.png": "2+"})
     shutil.copy(second / "A" / "sheet.csv", first / "A" / "sheet.csv")
     _, problems = sheets.rounds(reading)
     assert len(problems) == 2

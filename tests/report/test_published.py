@@ -60,7 +60,20 @@ def test_feasible_kappa_holds_all_matrices_with_these_counts():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[[count", "is not TOML"),
+        ("[[count", "is not valid TOML"),
+        ("count = 3", "headed [[count]]"),
+        ("[count]\nid='a'", "headed [[count]]"),
+        ("[[rate]]\nid='a'\nwhat='b'\nvalue=nan", "plain numbers"),
+        ("[[rate]]\nid='a'\nwhat='b'\nvalue=inf", "plain numbers"),
+        ("[[rate]]\nid='a'\nwhat='b'\nvalue=1e999", "plain numbers"),
+        ("[[rate]]\nid='a'\nwhat='b'\nvalue=true", "value is a number, not True"),
+        ("[[rate]]\nid='a'\nwhat='b'\nvalue=3\nscores=0", "nothing to score"),
+        ("[[rate]]\nid='a'\nwhat='b'\nvalue=3\nn='many'", "n is a whole number"),
+        ("[[count]]\nid='a'\nwhat='b'\nparts=3", "parts is a table of counts"),
+        ("[[rate]]\nid='a'\nwhat='b'\nvalue=3\nper_score={a=[1]}", "has [right, n], not [1]"),
+        ("[[rate]]\nid='a'\nwhat='b'\nvalue=3\nper_score={a=[0, 0]}", "no patch stands"),
+        ("[[matrix]]\nid='a'\nwhat='b'\nraters=['x']\nvalues=[1]", "a list of rows"),
+        ("[[count]]\nid=['a']\nwhat='b'", "id is a text in quotes"),
         ("[[counts]]\nid='a'\nwhat='b'", "unknown table 'counts'. Did you mean 'count'"),
         (
             "[[count]]\nid='a'\nwhat='b'\nvalu=3",
@@ -281,3 +294,29 @@ def test_of_200_files_each_planted_error_is_found_and_no_clean_number_accused(tm
         assert accused, (seed, plant.__name__)
         assert all(planted in ids for ids in accused), (seed, plant.__name__, accused)
         assert exit_code(findings) == 1
+
+
+def test_a_paper_of_three_scores_is_judged_over_three(tmp_path):
+    counts = '{ "1+" = [3, 5], "2+" = [1, 3], "3+" = [2, 4] }'
+    for scores, n_scores in (("3", 3), ('["1+", "2+", "3+"]', 3), ("4", 4)):
+        file = tmp_path / "paper.toml"
+        file.write_text(
+            f'[[rate]]\nid = "a"\nwhat = "accuracy"\nvalue = 50.0\nscores = {scores}\n'
+            f"per_score = {counts}\nn = 12\n"
+            '[[kappa]]\nid = "k"\nwhat = "kappa"\nvalue = 0.9\nweighting = "unweighted"\n'
+            'rate = "a"\n'
+        )
+        per_score = {"1+": [3, 5], "2+": [1, 3], "3+": [2, 4]}
+        low, high = published.feasible_kappa(per_score, scores=n_scores)
+        wrong = sentences(published.audit_file(file))
+        assert f"an unweighted kappa lies in {low:.3f} to {high:.3f}, not at 0.9" in wrong
+    truth = np.repeat([1, 2, 3], [5, 3, 4])
+    wrong = [0, 1, 5, 6, 8, 9]
+    kappas = []
+    # each wrong answer is one of the two other scores
+    for steps in itertools.product((1, 2), repeat=6):
+        predicted = truth.copy()
+        predicted[wrong] = (truth[wrong] - 1 + steps) % 3 + 1
+        kappas.append(agreement.kappa(truth, predicted, weights="unweighted", scores=(1, 2, 3)))
+    bounds = published.feasible_kappa(per_score, scores=3)
+    assert bounds == pytest.approx((min(kappas), max(kappas)))

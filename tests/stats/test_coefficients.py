@@ -63,28 +63,30 @@ def test_fleiss_1971():
     counts, ratings = fleiss_ratings()
     assert counts.sum(1).tolist() == [6] * 30
     assert counts.sum(0).tolist() == [26, 26, 30, 55, 43]  # the totals that Fleiss prints
-    value = fleiss(ratings, scores=5)
+    value = fleiss(ratings, scores=range(5))
     assert round(value, 3) == 0.430
     assert value == pytest.approx(fleiss_kappa(counts), abs=1e-9)
 
 
 def test_gwet_and_krippendorff_worked_examples():
     ratings = four_observers()
-    assert round(gwet_ac1(ratings, scores=5), 5) == 0.77544  # Gwet 2014
-    assert round(fleiss(ratings, scores=5), 5) == 0.76117
+    assert round(gwet_ac1(ratings, scores=range(5)), 5) == 0.77544  # Gwet 2014
+    assert round(fleiss(ratings, scores=range(5)), 5) == 0.76117
     levels = ("nominal", "ordinal", "interval")
-    alphas = [round(krippendorff(ratings, scores=5, level=level), 3) for level in levels]
+    alphas = [round(krippendorff(ratings, scores=range(5), level=level), 3) for level in levels]
     assert alphas == [0.743, 0.815, 0.849]  # Krippendorff 2011
-    nominal = krippendorff(ratings, scores=5, level="nominal")
+    nominal = krippendorff(ratings, scores=range(5), level="nominal")
     assert nominal == pytest.approx(113 / 152, abs=1e-9)  # 1 - 39 * 8 / 1216
 
 
 @pytest.mark.parametrize("weights", coefficients.WEIGHTS)
 def test_gwet_equals_exact_fractions(weights):
     ratings = four_observers()
-    value = gwet_ac2(ratings, scores=5, weights=weights)
+    value = gwet_ac2(ratings, scores=range(5), weights=weights)
     assert value == pytest.approx(gwet_by_hand(ratings, weights), abs=1e-9)
-    assert gwet_ac2(ratings, scores=5) == gwet_ac2(ratings, scores=5, weights="quadratic")
+    assert gwet_ac2(ratings, scores=range(5)) == gwet_ac2(
+        ratings, scores=range(5), weights="quadratic"
+    )
 
 
 def test_the_fractions_of_a_confusion_matrix_by_hand():

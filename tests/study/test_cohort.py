@@ -1,21 +1,12 @@
 """What every notebook starts from: rows and patches in one order, whatever was left out."""
 
-import numpy as np
 import pytest
-from PIL import Image
+from examples import picture, pictures
 
 from her2lib import files
 from her2lib.data.images import DataError
+from her2lib.scores import SCORES
 from her2lib.study import cohort, config, fingerprints
-
-
-def image(file, seed):
-    """Path of a 64 px PNG of noise."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
-        file
-    )
-    return file
 
 
 @pytest.fixture
@@ -24,11 +15,11 @@ def data(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
     rows = []
     for i in range(40):
-        image(tmp_path / "own" / f"p{i}.png", i)
+        picture(tmp_path / "own" / f"p{i}.png", i, side_px=64)
         rows.append(f"p{i}.png,{i % 4},slide{i // 4},{'test' if i >= 32 else 'train'}")
     (tmp_path / "own" / "manifest.csv").write_text("\n".join(["path,score,slide,set", *rows]))
     for i in range(4):
-        image(tmp_path / "far" / f"{i}" / f"e{i}.png", 100 + i)
+        picture(tmp_path / "far" / SCORES[i] / f"e{i}.png", 100 + i, side_px=64)
     return lambda **more: config.check_study(
         {
             "data": {
@@ -124,3 +115,50 @@ def test_a_grouped_split_without_slides_uses_recovered_groups(data, tmp_path):
     in_cohort = (prepared.table["set"] != "external").to_numpy()
     assert prepared.table[in_cohort].groupby(group[in_cohort])["set"].nunique().max() == 1
     assert (prepared.table["slide"] == "").all()
+
+
+def test_page_one_says_as_what_each_folder_was_read_and_what_was_left_aside(data, tmp_path):
+    (tmp_path / "far" / "Thumbs.db").write_bytes(b"x")
+    notes = cohort.prepare_cohort(data(), side_px=32, progress=False).notes
+    assert any(note.startswith("Read as a table of patches (manifest.csv)") for note in notes)
+    assert "40 rows are written: 40 read, 0 refused, 0 left aside." in notes
+    assert any(note.startswith("External set: Read as folders named by score") for note in notes)
+    assert "External set: 5 files lie there: 4 read, 0 refused, 1 left aside." in notes
+
+
+def test_what_is_stated_of_the_cohort_is_not_forced_on_the_external_set(data):
+    stated = data(layout="manifest", mpp=0.5)
+    own, external = cohort.read_sources(stated, progress=False)
+    assert (own.layout.name, external.layout.name) == ("manifest", "folders")
+    assert (own.table["mpp"] == 0.5).all()
+    assert external.table["mpp"].isna().all()
+
+
+def test_the_same_files_read_in_another_way_are_other_data(data):
+    assert fingerprints.data_fingerprint(data()) != fingerprints.data_fingerprint(data(mpp=0.5))
+
+
+def test_what_can_be_read_in_two_ways_stops_the_study_until_its_file_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
+    folders = [f"{a}/{b}/x.png" for a in (1, 2) for b in (0, 1)]
+    pictures(tmp_path / "numbers", *folders)
+
+    def study(**more):
+        tables = {"data": {"source": str(tmp_path / "numbers"), **more}}
+        return config.check_study(tables, tmp_path / "mine.toml")
+
+    with pytest.raises(DataError, match="two ways"):
+        cohort.read_sources(study(), progress=False)
+    (source,) = cohort.read_sources(study(score_from="folder1"), progress=False)
+    assert list(source.table["score"]) == [0, 1, 0, 1]
+
+
+def test_a_reread_score_that_is_none_is_named_by_its_cell(data, tmp_path):
+    again = tmp_path / "again.csv"
+    again.write_text("patch,reread\np0.png,4+\n")
+    with pytest.raises(DataError, match=r"again\.csv row 2, column 'reread': '4\+' is not"):
+        cohort.prepare_cohort(data(reread=str(again)), side_px=32, progress=False)
+    again.write_text("patch,reread\np0.png,n/a\np1.png,HER2 3+\n")
+    table = cohort.prepare_cohort(data(reread=str(again)), side_px=32, progress=False).table
+    scores = table.set_index("name")["score"]
+    assert (scores["p0.png"], scores["p1.png"]) == (0, 3)

@@ -41,7 +41,16 @@ def test_runs_are_the_product_of_the_axes_and_each_is_named_once(tmp_path):
         ("[[also]]\nsede = 1\n", "Did you mean 'seed'"),
         ("[[extra_axes]]\nsede = 1\n", "Did you mean 'seed'"),
         ("data = 3\n", "must be a table"),
-        ("[data\n", "not valid TOML"),
+        ("[data\n", "not valid TOML at line 1, column 6"),
+        ("a = ", "not valid TOML at end of document"),
+        ("[data]\nsource = 3\n", "source in [data] is a text, not 3"),
+        ("[data]\nskip_bad = 'no'\n", "skip_bad in [data] is true or false"),
+        ("[data]\nval = nan\n", "val in [data] is a number, not nan"),
+        ("[maps]\npatches = true\n", "patches in [maps] is a whole number"),
+        ("[axes]\nn_train = 'all'\n", "share"),
+        ("[axes]\nweights = 3\n", "a text in quotes"),
+        ("extra_axes = 3\n", "[[extra_axes]]"),
+        ("extra_notebooks = [91]\n", "names in quotes"),
     ],
 )
 def test_a_misspelt_key_gives_the_nearest_right_word(tmp_path, text, says):
@@ -81,26 +90,26 @@ def test_an_unknown_study_or_run_names_what_there_is(tmp_path):
         config.load_study(write(tmp_path, "", name="a b.toml"))
 
 
+def test_a_study_file_that_is_no_utf_8_says_so(tmp_path):
+    file = tmp_path / "x.toml"
+    file.write_bytes("question = 'für wen?'\n".encode("latin-1"))
+    with pytest.raises(config.StudyError, match=r"x\.toml is not UTF-8"):
+        config.load_study(file)
+
+
+def test_studies_that_were_made_are_among_those_a_slip_may_have_meant(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "REPORTS", tmp_path)
+    files.write_text(tmp_path / "lymph-nodes" / "lymph-nodes.toml", "")
+    files.write_text(tmp_path / "lymph-nodes" / "lymph-nodes.before-2026-01-01.toml", "")
+    assert [file.stem for file in config.made_files()] == ["lymph-nodes"]
+    with pytest.raises(config.StudyError, match="Did you mean 'lymph-nodes'"):
+        config.load_study("lymph-node")
+
+
 def test_every_shipped_study_loads():
     assert {"smoke", "demo", "bci", "data"} <= {file.stem for file in config.study_files()}
     for file in config.study_files():
         assert config.load_study(file.stem).runs()
-
-
-def test_from_data_fills_the_form(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "REPORTS", tmp_path / "reports")
-    (tmp_path / 'odd "name"').mkdir()
-    file = config.make_study(
-        tmp_path / 'odd "name"', networks=["resnet18"], weights="none", epochs=3, skip_bad=True
-    )
-    loaded = config.load_study(file)
-    assert loaded.cohort_path == (tmp_path / 'odd "name"').resolve()
-    assert loaded.data["skip_bad"] is True
-    assert loaded.train["epochs"] == 3
-    assert loaded.axes["weights"] == ["none"]
-    assert config.load_study(loaded.name).file == file  # by name from now on
-    with pytest.raises(config.StudyError, match="nothing at"):
-        config.make_study(tmp_path / "absent")
 
 
 def test_a_run_starts_from_a_file_or_from_the_same_network_of_another_study(tmp_path, monkeypatch):
@@ -152,3 +161,47 @@ def test_a_sheet_counts_as_read_once_it_was_saved_after_its_key(tmp_path, monkey
     for reader, when in (("ann", 10**18 - 1), ("bob", 10**18 + 1)):
         os.utime(study.folder / "reading" / "round" / reader / "sheet.csv", ns=(when, when))
     assert [when for _, _, when in study.readings] == [10**18 + 1]
+
+
+def test_the_scores_of_a_study_are_positions_in_their_order_and_all_four_where_none_is_named(
+    tmp_path,
+):
+    for scores, declared in (
+        ("[]", (0, 1, 2, 3)),
+        ('["3+", "1+", "2+", "1+"]', (1, 2, 3)),
+        ("[0, '2+', '3+']", (0, 2, 3)),
+    ):
+        study = config.load_study(write(tmp_path, f"[data]\nscores = {scores}\n"))
+        assert study.declared_scores == declared
+    with pytest.raises(config.StudyError, match=r"names 1\+ alone, .*: name two or more, or none"):
+        config.load_study(write(tmp_path, '[data]\nscores = ["1+", "1+"]\n'))
+
+
+def test_how_patches_are_read_stands_in_the_study_file(tmp_path):
+    study = config.load_study(
+        write(
+            tmp_path,
+            '[data]\nscore_from = "folder1"\nallow = ["/store"]\nmpp = 0.5\nany_field = true\n'
+            '[scores]\nNegative = "0"\nlow = 1\n',
+        )
+    )
+    choices = study.choices
+    assert (choices.score_from, choices.allow, choices.mpp) == ("folder1", ("/store",), 0.5)
+    assert choices.score_words == {"negative": "0", "low": "1"}
+    assert choices.any_field
+    assert config.load_study(write(tmp_path, "")).choices.stated() == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[data]\nlayout = "bic"\n', "Did you mean 'bci'"),
+        ('[data]\nscore_from = "folder"\n', "Did you mean 'folder"),
+        ("[data]\nallow = [3]\n", "allow in .data. is a list of folders"),
+        ("[data]\nmpp = 250\n", "mpp is micrometres a pixel, 0.05 to 10"),
+        ('[scores]\nnegative = "none"\n', "'none' is not a HER2 score"),
+    ],
+)
+def test_a_way_of_reading_that_there_is_none_of_is_refused(tmp_path, text, says):
+    with pytest.raises(config.StudyError, match=says):
+        config.load_study(write(tmp_path, text))

@@ -110,3 +110,24 @@ def test_a_second_training_of_the_same_run_takes_the_network_that_is_there(study
     assert after.predictions.equals(before.predictions)
     net, _ = checkpoint.load_run(again.folder)
     assert net.network == "resnet18"
+
+
+def test_a_run_of_a_study_of_three_scores_answers_these_alone(study, monkeypatch):
+    monkeypatch.setitem(study.data, "scores", ["1+", "2+", "3+"])
+    run = open_run(study, networks=["resnet18"])
+    data = run.data()
+    assert run.shape_table(data).loc["scores", "shape"] == (
+        "4, of which this study asks for 1+, 2+, 3+"
+    )
+    finished = run.train(data)
+    assert finished.record["scores"] == ["1+", "2+", "3+"]
+    for probabilities in (finished.before, finished.predictions[results.PROBABILITIES].to_numpy()):
+        assert (probabilities[:, 0] == 0).all()
+        assert probabilities.sum(1) == pytest.approx(1, abs=1e-6)
+    # what an older run wrote of all four is read as shares of these
+    file = run.folder / "predictions.csv"
+    table = pd.read_csv(file, keep_default_na=False)
+    table[results.PROBABILITIES] = [0.5, 0.1, 0.3, 0.1]
+    table.to_csv(file, index=False)
+    read = results.run_tables(study, "predictions")
+    assert read[results.PROBABILITIES].iloc[0].tolist() == pytest.approx([0, 0.2, 0.6, 0.2])
