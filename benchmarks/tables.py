@@ -45,11 +45,14 @@ def write_folders(root, rows):
 
 
 def measure(path):
-    """(wall seconds, processor seconds, MB at most, last line but one) of a check in a process."""
+    """(wall seconds, processor seconds, MB at most, sentence of counts) of one check."""
+    # ru_maxrss of a child includes what its parent held before exec; VmHWM is the child's alone
     code = (
-        "import resource, sys; from her2lib import cli;"
+        "import pathlib, re, sys; from her2lib import cli;"
         f"status = cli.main(['check', {str(path)!r}, '--tables-only']);"
-        "print('MB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024); sys.exit(status)"
+        "text = pathlib.Path('/proc/self/status').read_text();"
+        "print('MB', int(re.search(r'VmHWM:\\s+(\\d+)', text).group(1)) / 1024);"
+        "sys.exit(status)"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()

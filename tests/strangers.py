@@ -398,7 +398,7 @@ def excel(folder, random):
     if not file:
         return
     rows = [line.split(",") for line in text_of(file).splitlines()]
-    frame = pd.DataFrame(rows).map(clean_cell)
+    frame = pd.DataFrame([pd.Series(row, dtype=object) for row in rows]).map(clean_cell)
     frame.to_excel(file.with_suffix(".xlsx"), index=False, header=False)
     if random.choice([True, False]):
         file.unlink()
@@ -479,6 +479,20 @@ TABLE_MUTATIONS = (
     add_rows,
     retype_heading,
     excel,
+)
+# What changes how a table is written, or what lies beside, and no score of a patch.
+HARMLESS = (
+    encode,
+    separate,
+    swap_columns,
+    add_column,
+    add_rows,
+    excel,
+    add_junk,
+    copy_file,
+    link,
+    nest,
+    pipe,
 )
 TOML_MUTATIONS = (retype_value, shuffle_lines, truncate, overwrite)
 

@@ -1,7 +1,13 @@
 """Data: folders, tables and slides of strangers become checked, split and decoded patches.
 
 reading         a folder or manifest -> Cohort: table, patches, notes, problems, in one call
-layouts         where patches lie and what is written about them: BCI, score folders, manifests
+choices         what a user states where data could be read in two ways
+listing         what lies in a folder, and what programs left there: one rule for every door
+layouts         as what a folder or table is read, by layout_sentences in words with an example
+folder_roles    which level of folders holds stain, set, score, slide, patient, by evidence
+folder_rows     the layout of a folder and its rows as they are written
+public_sets     public HER2 sets as downloaded, and what their labels are worth
+columns         what is written about a patch: columns, words for sets and scores
 manifests       a table of patches -> rows as written, what was taken for which column
 tables          one reader for every table that people bring, in any dialect, .xlsx too
 table_files     files that hold a table taken apart into rows of text
@@ -9,7 +15,8 @@ images          is an image file whole, what does it hold, its pixels as plain R
 field           is a picture a field in haematoxylin and DAB, or H&E, a nuclear stain, blank …
 colours         what the numbers of a file mean: 16 bits a channel, profiles other than sRGB
 browser_copies  copies of patches that every browser shows, without their metadata
-patches         what is wrong with the files, sentence by sentence; Patches, which all else takes
+judging         what is wrong with rows and files, sentence by sentence, each with its remedy
+patches         a path -> everything read, refused and left aside; Patches, which all else takes
 splits          training, validation and test sets that cut through no patient or slide
 store           every patch decoded once into one memory-mapped uint8 file
 slides          whole slides cut into patches, with tissue_finder, slide_grid and field_cutter

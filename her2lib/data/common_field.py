@@ -4,8 +4,13 @@ A network sees squares of side_px pixels and no scale: 240 um and 960 um of tiss
 in everything but the size of cells.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+
+from her2lib.data.images import probe_files
+from her2lib.data.known_scale import ESTIMATED
 
 # A side within this fraction of the common one is left whole: resampling would only soften it.
 SAME = 0.02
@@ -36,7 +41,7 @@ def with_common_field(
 
     tolerance = np.full(len(table), SAME)
     if "mpp_from" in table:
-        tolerance[table["mpp_from"] == "estimated"] = SAME_IF_ESTIMATED
+        tolerance[table["mpp_from"] == ESTIMATED] = SAME_IF_ESTIMATED
     ratio = np.where(known, sides_um / field_um, 1.0)
     differs = np.abs(ratio - 1) > tolerance
     too_small = ratio * MOST_MIRRORED < 1
@@ -44,6 +49,30 @@ def with_common_field(
     wanted_px = np.round(field_um / table["mpp"].to_numpy(float).clip(1e-6))
     field_px = np.where(resampled, np.nan_to_num(wanted_px), 0).astype(int)
     return table.assign(field_px=field_px), _sentences(field_um, ratio, resampled, too_small)
+
+
+def bring_to_common_field(
+    table: pd.DataFrame, *, cache: Path | str | None = None
+) -> tuple[pd.DataFrame, list[str]]:
+    """(table with field_px; sentences) of with_common_field for files on the disk.
+
+    The field is the median of the patches that are not external: an external set is brought to
+    that of the cohort.  cache: folder that keeps the checks of files.
+
+    Example: table, notes = bring_to_common_field(source.table, cache=".cache/stores")
+    """
+    table = table.reset_index(drop=True)
+    sizes = probe_files(table["path"], cache=cache)["side_px"]
+    sides_px = np.array([min(size) for size in sizes], float)
+    sides_um = table["mpp"].to_numpy(float) * sides_px
+    of_cohort = (table["set"] != "external").to_numpy() & np.isfinite(sides_um)
+    field_um = None
+    if of_cohort.any():
+        field_um = float(np.median(sides_um[of_cohort]))
+    return with_common_field(table, sides_px, field_um=field_um)
+
+
+# --- helpers ------------------------------------------------------------------------------------
 
 
 def _sentences(field_um, ratio, resampled, too_small):

@@ -375,21 +375,23 @@ def _origin_sentence(slides, patients, level, choices):
     """str, from which folders slides and patients were taken; "" where from none."""
     n_slides = len(set(slides) - {""})
     n_patients = len(set(patients) - {""})
-    above = below = "a folder"
+    above = below = "folders"
     if level:
-        above = "the folder above the score"
-        below = "the folder below the score"
+        above = "folders above the score"
+        below = "folders below the score"
+    if any("/" in slide for slide in slides):
+        below = "the other folders"
     if choices.patient_from:
-        above = choices.patient_from
+        above = f"{choices.patient_from}, as stated"
         below = "the other folders"
     counts = []
     if n_patients:
-        counts.append(f"{n_patients:,} patients, each {above}")
+        counts.append(f"{n_patients:,} patients ({above})")
     if n_slides:
-        counts.append(f"{n_slides:,} slides, each {below}")
+        counts.append(f"{n_slides:,} slides ({below})")
     if not counts:
         return ""
-    return f"Taken for {' and '.join(counts)}; --patient-from says otherwise."
+    return f"Taken from the paths: {' and '.join(counts)}; --patient-from chooses."
 
 
 # --- one folder -----------------------------------------------------------------------------------

@@ -87,7 +87,8 @@ def rows_of(
     sentences = [sentence for sentence in [origin] if sentence]
     if public_set and not any(slides) and not any(patients):
         facts = [
-            public_sets.facts_of_name(public_set, f"{root.name}/{file}") for file in ihc["file"]
+            public_sets.facts_of_name(public_set, f"{root.resolve().name}/{file}")
+            for file in ihc["file"]
         ]
         rows = [row | fact for row, fact in zip(rows, facts, strict=True)]
         if any(facts):

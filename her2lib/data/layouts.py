@@ -15,10 +15,7 @@ import pandas as pd
 from her2lib.data import columns, folder_roles, listing, manifests, public_sets
 from her2lib.data import layout_sentences as sentences_
 from her2lib.data.choices import FIND_OUT, Choices
-from her2lib.data.columns import COLUMNS as COLUMNS
-from her2lib.data.columns import MPP as MPP
-from her2lib.data.columns import SUFFIXES as SUFFIXES
-from her2lib.data.columns import rater_columns as rater_columns
+from her2lib.data.columns import SUFFIXES
 from her2lib.data.folder_rows import crossed_sets, name_layout, rows_of, two_scores
 from her2lib.data.images import DataError
 from her2lib.data.layout_sentences import SLIDE_SUFFIXES
@@ -131,9 +128,17 @@ def _manifest_of(folder, choices):
 
 def _table_layout(table, choices):
     """Layout of a table of patches."""
+    if choices.layout not in ("", "manifest"):
+        raise DataError(f"{table} is a table, not of the layout {choices.layout!r}: name a folder.")
     root, rows, problems, notes = manifests.read_manifest(table, choices)
     example = sentences_.example_of(rows, choices)
     sentences = [sentences_.read_as("manifest", example, detail=f" ({table.name})"), *notes]
+    ignored = [
+        name for name in ("score_from", "patient_from", "set_from") if name in choices.stated()
+    ]
+    if ignored:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
+        sentences.append(f"Of a table its columns count: {flags} changes nothing here.")
     return Layout(
         root=root,
         rows=rows,
@@ -172,6 +177,7 @@ def _folder_layout(path, choices):
     above = _above(root, path)
     read = {f"{above}{file}" for file in [*rows["file"], *partner_of.values()]}
     refused = {f"{above}{file}" for file in ihc["file"][undecided]}
+    _refuse_table_below(path, lying.files, read | refused, choices)
     problems += [*more_problems, *_problems_of_listing(lying)]
     problems += _strays(above, lying, he, read)
 
@@ -198,10 +204,26 @@ def _folder_layout(path, choices):
     )
 
 
+def _refuse_table_below(path, files, read, choices):
+    """None; raises where a manifest deeper down tells of images that were read by their names."""
+    if choices.layout:
+        return
+    for table in files:
+        folder, name = os.path.split(table)
+        # The external set of phantoms lies beside what is read, with a manifest of its own.
+        tells = any(file.startswith(f"{folder}/") for file in read)
+        if name.lower() in MANIFESTS and tells:
+            raise DataError(
+                f"{path} can be read in two ways: by its folders and names, or by {table} in it. "
+                f"Name that table, or say --layout folders (names, bci, images) to leave it aside."
+            )
+
+
 def _list_data_folder(path, choices):
     """(folder, Listing): of a folder; of IHC alone, the folder above with IHC and HE."""
-    if path.name.lower() != "ihc":
+    if _name_of_folder(path).lower() != "ihc":
         return path, _listing_of(path, choices)
+    path = Path(os.path.abspath(path))
     folders = [path, *(child for child in _entries(path.parent) if child.name == "HE")]
     files = []
     left_aside = []
@@ -210,6 +232,11 @@ def _list_data_folder(path, choices):
         files += [f"{folder.name}/{file}" for file in lying.files]
         left_aside += [(f"{folder.name}/{file}", code) for file, code in lying.left_aside]
     return path.parent, Listing(path.parent, sorted(files), sorted(left_aside))
+
+
+def _name_of_folder(path):
+    """str, the name of a folder, of "." too."""
+    return os.path.basename(os.path.abspath(path))
 
 
 def _listing_of(folder, choices):
@@ -237,7 +264,7 @@ def _public_set(path, files):
     if any(PurePosixPath(file).name == PHANTOM_TABLE for file in files):
         return None
     pictures = [file for file in files if file.lower().endswith((*SUFFIXES, *SLIDE_SUFFIXES))]
-    return public_sets.recognise(path.name, pictures)
+    return public_sets.recognise(_name_of_folder(path), pictures)
 
 
 def _one_root(path, tree):
@@ -300,7 +327,7 @@ def _add_phantom_facts(rows, csv):
     if not csv.is_file():
         return rows
     frame = read_text_table(csv, needed=("name",)).cells
-    known = ["name", "slide", "patient", "mpp", *rater_columns(frame)]
+    known = ["name", "slide", "patient", "mpp", *columns.rater_columns(frame)]
     frame = frame[[column for column in frame if column in known]]
     facts = frame.drop_duplicates("name").set_index("name")
     names = rows["file"].map(os.path.basename)

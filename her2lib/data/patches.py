@@ -13,6 +13,7 @@ from her2lib.data import columns, field, judging, layouts
 from her2lib.data.choices import FIND_OUT, Choices
 from her2lib.data.images import DataError, probe_files, stat_files
 from her2lib.data.judging import PROBLEMS as PROBLEMS
+from her2lib.data.known_scale import STATED, with_known_scale
 from her2lib.data.layout_sentences import count_text
 from her2lib.data.layouts import Layout
 
@@ -69,7 +70,7 @@ class Patches:
 class Source:
     """What lies at a path of a stranger: as what it was read, what of it can be used, what not."""
 
-    table: pd.DataFrame  # a row a usable patch: columns.COLUMNS and rater_*
+    table: pd.DataFrame  # a row a usable patch: columns.COLUMNS, mpp_from and rater_*
     problems: pd.DataFrame  # severity, file, problem, remedy, kind
     layout: Layout
     sentences: list[str]  # for her2 check, page one and the log: read as what, and what was not
@@ -115,6 +116,10 @@ def read_source(
     unusable |= judging.judge_files(rows, problems)
     rows = rows[~unusable].reset_index(drop=True)
     rows = rows[~judging.judge_duplicates(rows, problems)].reset_index(drop=True)
+    rows["mpp_from"] = np.where(rows.mpp.isna(), "", STATED)
+    if open_images:
+        rows, estimated = with_known_scale(rows, rows.side_px, cache=cache, progress=progress)
+        scale += estimated
     if open_images and not choices.any_field:
         reasons = field.judge_files(rows.path, mpp=rows.mpp, cache=cache, progress=progress)
         no_field = judging.judge_fields(rows, problems, reasons)
@@ -123,7 +128,7 @@ def read_source(
     he_facts = _facts_inside(rows.he, layout.root, choices, look_at)
     judging.judge_partners(rows, problems, he_facts)
 
-    table = rows[[*columns.COLUMNS, *columns.rater_columns(rows)]]
+    table = rows[[*columns.COLUMNS, "mpp_from", *columns.rater_columns(rows)]]
     sentences = [*layout.sentences, *scale, _sum_sentence(layout, len(table))]
     # Names of strangers stand in them.
     sentences = [judging.visible_text(sentence) for sentence in sentences]

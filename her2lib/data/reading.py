@@ -10,6 +10,7 @@ import pandas as pd
 from her2lib import files
 from her2lib.data import splits
 from her2lib.data.choices import state_choices
+from her2lib.data.common_field import bring_to_common_field
 from her2lib.data.patches import Patches, read_source, stop_on_errors
 
 
@@ -17,7 +18,7 @@ from her2lib.data.patches import Patches, read_source, stop_on_errors
 class Cohort:
     """Patches with all that is known of them: row i of table is patch i of patches."""
 
-    table: pd.DataFrame  # layouts.COLUMNS and rater_*, as read_table returns them
+    table: pd.DataFrame  # columns.COLUMNS and rater_*, as read_table returns them
     patches: Patches
     notes: list[str]  # sentences for page one: what the data leave open
     problems: pd.DataFrame  # severity, file, problem, remedy, kind
@@ -75,6 +76,7 @@ def read_patches(
     table, problems = source.table, source.problems
     if not skip_bad:
         stop_on_errors(problems, path=path)
+    table, field_notes = bring_to_common_field(table, cache=cache)
     patches = store.open_store(
         table, side_px=side_px, folder=cache, progress=progress, skip_bad=skip_bad
     )
@@ -84,7 +86,7 @@ def read_patches(
     lost = lost.rename(columns={"name": "file"}).assign(severity="error", kind="undecodable")
     table = table[~table["name"].isin(lost["file"])].reset_index(drop=True)
     problems = pd.concat([lost[problems.columns], problems], ignore_index=True)
-    notes = [*_notes(table, problems), *source.sentences]
+    notes = [*_notes(table, problems), *source.sentences, *field_notes]
     return Cohort(table, patches, notes, problems)
 
 

@@ -89,6 +89,9 @@ def whole_table(path: Path, head: RawTable) -> RawTable:
 def encode_rows(rows: Sequence[Sequence[str]], raw: RawTable) -> bytes:
     """bytes of a text file of rows in the dialect of a RawTable, as spreadsheets open it."""
     text = io.StringIO()
+    # Any other sign was believed because the file's first line stated it.
+    if raw.separator not in SEPARATORS:
+        text.write(f"sep={raw.separator}\n")
     csv.writer(text, delimiter=raw.separator, lineterminator="\n").writerows(rows)
     # cp1252 and UTF-16 become UTF-8 with a mark, which holds every sign and Excel knows.
     encoding = "utf-8-sig"

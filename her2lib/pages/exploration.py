@@ -19,15 +19,35 @@ from her2lib.stats.intervals import bootstrap, resampling_groups
 
 SUBSETS = ("train", "val", "test", "external")
 EACH = 4  # patches of a score in the gallery
+# A set whose names contradict its folders has thousands, which hide every other.
+MANY_PROBLEMS = 200
 
 # --- files and sets -----------------------------------------------------------------------------
 
 
 def problem_table(book: Book, cohort: Cohort) -> Html:
-    """Html table of every problem of the files with its remedy, or that there is none."""
+    """Html table of every problem of the files with its remedy, or that there is none.
+
+    More than MANY_PROBLEMS are shown by kind; all of them stand in problems.csv of this run.
+    """
     if not len(cohort.problems):
         return book.say("No file has a problem.")
-    return html_table(cohort.problems, caption="Files with a problem, and the remedy.")
+    write_table(book.file.parent / "problems.csv", cohort.problems)
+    if len(cohort.problems) <= MANY_PROBLEMS:
+        table = cohort.problems.drop(columns="kind")
+        return html_table(table, caption="Files with a problem, and the remedy.")
+    kinds = cohort.problems.groupby(["severity", "kind"], as_index=False)
+    table = kinds.agg(
+        files=("file", "size"),
+        first=("file", "first"),
+        problem=("problem", "first"),
+        remedy=("remedy", "first"),
+    )
+    caption = (
+        "Problems of the files by kind, with the first file and its remedy; each stands in "
+        "runs/01_data_exploration/problems.csv."
+    )
+    return html_table(table, caption=caption)
 
 
 def division_notes(book: Book, cohort: Cohort) -> Html:

@@ -11,7 +11,8 @@ from her2lib import plots
 from her2lib.report.book import Book, Html, html_table
 from her2lib.stats import agreement
 from her2lib.stats.intervals import resampling_groups
-from her2lib.study.config import NETWORKS, Study
+from her2lib.study.config import Study
+from her2lib.study.keys import NETWORKS
 from her2lib.study.results import PROBABILITIES, run_records
 
 HELD = ("n_train", "side_px", "weights", "split")  # axes that a figure holds at their commonest

@@ -17,7 +17,7 @@ from her2lib.files import make_folder, read_json, write_text
 from her2lib.report.book import number
 from her2lib.report.sections import cautions
 from her2lib.scores import CUTS
-from her2lib.study.config import NETWORKS
+from her2lib.study.keys import NETWORKS
 from her2lib.study.results import display_names, is_null
 
 UNANSWERED = "**unanswered**"

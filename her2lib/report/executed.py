@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from her2lib import files as files_
 from her2lib.files import ROOT
-from her2lib.study.config import NETWORKS
+from her2lib.study.keys import NETWORKS
 
 TAG = "report"  # a notebook cell with this tag is part of the report
 INJECTED = "injected-parameters"  # papermill's tag of the cell that it adds

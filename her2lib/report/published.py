@@ -11,7 +11,7 @@ import pandas as pd
 from her2lib.files import did_you_mean
 from her2lib.report.findings import Finding, findings_table, half_last_digit, rounds_to
 from her2lib.scores import SCORES
-from her2lib.study.config import read_toml
+from her2lib.study.keys import read_toml
 
 # What a file of reported figures may hold; studies/published.toml explains each key.
 KEYS = {

@@ -12,8 +12,9 @@ from statistics import median
 from her2lib.files import ROOT, did_you_mean, fingerprint, read_json
 from her2lib.runner import workers as workers_
 from her2lib.runner.progress import duration
-from her2lib.study.config import NETWORKS, REVIEW, Study
+from her2lib.study.config import REVIEW, Study
 from her2lib.study.fingerprints import VERSION, code_fingerprint, data_fingerprint
+from her2lib.study.keys import NETWORKS
 
 REPORT = "10_report"
 CLAIMS = "11_map_faithfulness"  # judges the sentences of studies/claims.toml

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from her2lib.files import ROOT, skip_address_grammar, usable_cores
 from her2lib.runner.lease import Lease
-from her2lib.study.config import NETWORKS
+from her2lib.study.keys import NETWORKS
 
 # a socket's path may have 107 characters, of which /her2-12345678/kernel-ipc-5 takes 27
 SOCKET_LIMIT = 80

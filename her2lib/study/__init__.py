@@ -1,5 +1,6 @@
 """Study: one question with its data, its runs, what these hang on and what they left behind.
 
+keys          what a study file may hold: tables, keys, values; the known networks
 config        a study file read and checked; its runs and its folders
 fingerprints  patches, code and packages as hashes: what a result stands on
 making        a study made for a user's folder: its name, its file

@@ -9,6 +9,7 @@ import pandas as pd
 
 from her2lib.data import patches as patches_
 from her2lib.data import splits
+from her2lib.data.common_field import bring_to_common_field
 from her2lib.data.images import DataError, probe_files
 from her2lib.data.patches import Source
 from her2lib.data.reading import Cohort
@@ -52,6 +53,8 @@ def prepare_cohort(
     table = _with_reread_scores(study, table, names)
     (table,), left_out_after = _keep_scores([table], study.data["scores"])
 
+    # a cell has one size to a network, whatever each laboratory's field was
+    table, field_notes = bring_to_common_field(table, cache=study.store)
     # a patch that could not be decoded has no row in the store, so it loses its row here as well
     patches = store.open_store(
         table,
@@ -64,7 +67,7 @@ def prepare_cohort(
     lost = lost.rename(columns={"name": "file"}).assign(severity="error", kind="undecodable")
     table = table[~table["name"].isin(lost["file"])].reset_index(drop=True)
     problems = pd.concat([*problems, lost], ignore_index=True)
-    notes = [*notes, *left_out, *left_out_after, *reading_notes(study, sources)]
+    notes += [*left_out, *left_out_after, *reading_notes(study, sources), *field_notes]
     return Cohort(table, patches, notes, problems)
 
 

@@ -14,15 +14,8 @@ from pathlib import Path
 
 from her2lib import files as files_
 from her2lib.data.choices import FIND_OUT, Choices
-from her2lib.study.config import (
-    NO_STUDIES,
-    SECTIONS,
-    Study,
-    StudyError,
-    check_study,
-    load_study,
-    study_files,
-)
+from her2lib.study.config import NO_STUDIES, Study, check_study, load_study, study_files
+from her2lib.study.keys import SECTIONS, StudyError
 
 FORM = "data"
 # In bytes: a file system takes 255, and temporary names and endings are added to the name.
@@ -113,7 +106,7 @@ def prepare_study(
 
 def check_name(name: str) -> None:
     """None; raises StudyError, before anything is made, for what no study may be called."""
-    remedy = f"give another one, such as --name {_plain(name) or 'patches'}"
+    remedy = f"give another one, such as --name {_name_letters(name) or 'patches'}"
     if not re.fullmatch(r"[\w.-]+", name):
         raise StudyError(f"A study's name has {LETTERS} only, not {name!r}: {remedy}.")
     if name[0] in ".-" or name.lower().endswith(".toml"):
@@ -128,7 +121,7 @@ def check_name(name: str) -> None:
     if _is_of_the_kit(name):
         raise StudyError(
             f"studies/{name}.toml is a file of the kit, so no other study may be called "
-            f"{name!r}: give another name, such as --name {_plain(name)}-patches."
+            f"{name!r}: give another name, such as --name {_name_letters(name)}-patches."
         )
 
 
@@ -155,7 +148,7 @@ def _name_of_source(source):
         stem = source.stem
     if source.name == "manifest.csv":
         stem = source.parent.name
-    name = _plain(stem)
+    name = _name_letters(stem)
     if not name:
         name = "patches"
         return name, [f"The study is called {name}: {stem!r} has no letter for a name."]
@@ -168,7 +161,7 @@ def _name_of_source(source):
     return name, []
 
 
-def _plain(text):
+def _name_letters(text):
     """str, what of a text may stand in a name; emoji and blanks become dashes."""
     composed = unicodedata.normalize("NFC", text)
     name = re.sub(r"[^\w.-]+", "-", composed).strip("-.")
@@ -284,13 +277,13 @@ def toml_value(value: object) -> str:
         return repr(value)
     if isinstance(value, str):
         _check_letters(value)
-        return f'"{"".join(_escaped(letter) for letter in value)}"'
+        return f'"{"".join(_toml_letter(letter) for letter in value)}"'
     if isinstance(value, Sequence):
         return f"[{', '.join(toml_value(one) for one in value)}]"
     raise StudyError(f"A study file holds texts, numbers and lists of them, not {value!r}.")
 
 
-def _escaped(letter):
+def _toml_letter(letter):
     """str, one character as it stands between the quotes of TOML."""
     if letter in ESCAPES:
         return ESCAPES[letter]

@@ -16,7 +16,8 @@ from her2lib.files import make_folder, read_json, write_table
 from her2lib.scores import ALL_SCORES, SCORES
 from her2lib.stats.calibration import among_scores
 from her2lib.stats.intervals import resampling_groups
-from her2lib.study.config import NETWORKS, Study
+from her2lib.study.config import Study
+from her2lib.study.keys import NETWORKS
 
 MANY = 12  # names; a study of more is a sweep, shown whole by 92_recipes alone
 # and every run that was trained on shuffled scores

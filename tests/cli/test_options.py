@@ -1,11 +1,13 @@
 """Numbers of the command line: read as they were typed, or the range is said."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from her2lib.cli import options
+from her2lib.data.choices import LAYOUTS, SCORE_FROM, SET_FROM
 
 
 def read(between, text):
@@ -43,3 +45,21 @@ def test_every_number_of_a_verb_has_both_ends():
         between = parameter.converter
         assert math.isfinite(between.low), name
         assert math.isfinite(between.high), name
+
+
+def test_what_is_stated_about_data_becomes_choices_with_whole_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert options.FIND_OUT_FLAGS.choices().stated() == {}
+    flags = options.DataFlags(
+        score_from="folder2", allow=(Path("store"),), score_word=("Negative=0",)
+    )
+    choices = flags.choices(mpp=0.25)
+    assert choices.allow == (str(tmp_path / "store"),)
+    assert choices.score_words == {"negative": "0"}
+    assert (choices.score_from, choices.mpp, choices.any_field) == ("folder2", 0.25, False)
+
+
+def test_the_flags_offer_what_the_library_knows():
+    for name, known in (("layout", LAYOUTS), ("score_from", SCORE_FROM), ("set_from", SET_FROM)):
+        annotation = str(options.DataFlags.__annotations__[name])
+        assert all(repr(value) in annotation for value in known), name

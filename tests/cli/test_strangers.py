@@ -19,7 +19,11 @@ from trained_runs import trained_study
 
 from her2lib import cli, files
 from her2lib.data import field_cutter
+from her2lib.data.images import DataError
+from her2lib.data.patches import read_source
+from her2lib.data.tables import read_text_table
 from her2lib.runner import plan
+from her2lib.scores import SCORES
 
 # What exceptions say of themselves, and no sentence of the kit does.
 NEVER = (
@@ -223,6 +227,38 @@ def show_a_study(project, brought):
     return code
 
 
+def read_what_was_typed(project, brought):
+    """None; the scores of patches that a harmless mutation left readable are those of before."""
+    folder = bring(project, brought)
+    try:
+        table = read_source(folder).table
+    except DataError:
+        return
+    for path, score in zip(table["path"], table["score"], strict=True):
+        number = re.search(r"(?:p|0000)(\d)(?:\.|_)", Path(path).name)
+        if number:
+            assert score == int(number.group(1)) // 2, path
+
+
+def merge_what_was_typed(project, brought):
+    """None; a harmless mutation of readings leaves each reader's scores as they are, or unread."""
+    folder = bring(project, brought)
+    manifest = folder / "manifest.csv"
+    readings = sorted(folder.glob("ratings*")) or [folder / "ratings.csv"]
+    code, _ = her2("consensus", *readings, "--into", manifest)
+    if code == 2:
+        return
+    table = read_text_table(manifest).cells
+    truth = {f"p{i}.png": (SCORES[i // 2], SCORES[(i + 1) // 3]) for i in range(8)}
+    for row in table.to_dict("records"):
+        # What was swapped in both tables, below their headings, is wrong alike in both.
+        if row["path"] not in truth:
+            continue
+        typed = truth[row["path"]]
+        for reader, score in zip(("rater_anna", "rater_ben"), typed, strict=True):
+            assert row.get(reader, "") in ("", score), row
+
+
 # What is fed to a door: sound inputs, what befalls them, how many of them.
 DOORS = {
     check_a_folder: (FOLDERS, strangers.FILE_MUTATIONS, 40),
@@ -233,6 +269,8 @@ DOORS = {
     write_sheets: (FOLDERS, ANY, 15),
     find_a_consensus: ((strangers.ratings_folder,), ANY, 40),
     audit_figures: ((strangers.study_folder,), strangers.TOML_MUTATIONS, 20),
+    read_what_was_typed: (FOLDERS, strangers.HARMLESS, 25),
+    merge_what_was_typed: ((strangers.ratings_folder,), strangers.HARMLESS, 15),
     show_a_study: ((strangers.study_folder,), strangers.TOML_MUTATIONS, 10),
 }
 

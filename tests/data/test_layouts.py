@@ -11,8 +11,8 @@ from examples import bci, manifest, one_problem, picture, pictures
 
 from her2lib.data import columns, layouts
 from her2lib.data.choices import Choices
+from her2lib.data.columns import COLUMNS
 from her2lib.data.images import DataError
-from her2lib.data.layouts import COLUMNS
 from her2lib.data.patches import PROBLEMS, read_source, read_table
 from her2lib.scores import SCORES
 
@@ -23,7 +23,7 @@ class TestLayouts:
     def test_bci(self, tmp_path):
         table, problems = read_table(bci(tmp_path))
         assert problems.empty
-        assert list(table) == list(COLUMNS)
+        assert list(table) == [*COLUMNS, "mpp_from"]
         assert table.set.value_counts().to_dict() == {"train": 8, "test": 4}
         assert [SCORES[s] for s in table.score] == [name[:-4].split("_")[2] for name in table.name]
         for row in table.itertuples():
@@ -207,7 +207,7 @@ class TestWhatIsWritten:
 
     def test_only_columns_that_begin_with_rater_hold_readings(self):
         frame = pd.DataFrame(columns=["path", "rater_b", "rater", "score", "rater_a"])
-        assert layouts.rater_columns(frame) == ["rater_b", "rater_a"]
+        assert columns.rater_columns(frame) == ["rater_b", "rater_a"]
 
     def test_columns_named_like_the_readers_own_do_not_stop_it(self, tmp_path):
         table, problems = read_table(
@@ -422,3 +422,44 @@ class TestWhatIsSaid:
         assert folders == ["/mnt/a", "/home/b"]
         assert layouts.roots_to_allow(["/mnt/a/x/1.png", "/mnt/a/y/2.png"]) == ["/mnt/a"] * 2
         assert layouts.roots_to_allow([]) == []
+
+    def test_a_table_below_whose_scores_the_folders_would_outvote_is_named(self, tmp_path):
+        pictures(tmp_path, "2+/a.png", "2+/b.png")
+        (tmp_path / "2+" / "manifest.csv").write_text("path,score\na.png,0\nb.png,3+\n")
+        with pytest.raises(DataError, match=r"two ways.*2\+/manifest\.csv.*--layout folders"):
+            read_source(tmp_path)
+        assert list(read_source(tmp_path / "2+").table.score) == [0, 3]
+        by_folders = read_source(tmp_path, choices=Choices(layout="folders"))
+        assert list(by_folders.table.score) == [2, 2]
+
+    def test_what_is_stated_of_folders_says_nothing_of_a_table_and_that_is_said(self, tmp_path):
+        root = manifest(tmp_path, "a.png,0")
+        source = read_source(root, choices=Choices(score_from="folder1"))
+        assert (
+            "Of a table its columns count: --score-from changes nothing here." in source.sentences
+        )
+        with pytest.raises(DataError, match="is a table, not of the layout 'folders'"):
+            read_source(root / "manifest.csv", choices=Choices(layout="folders"))
+
+    def test_the_folder_one_stands_in_has_a_name_too(self, tmp_path, monkeypatch):
+        bci(tmp_path / "BCI")
+        monkeypatch.chdir(tmp_path / "BCI" / "IHC")
+        source = read_source(Path("."))
+        assert (source.table.he != "").all()
+        assert source.layout.looks_like == "BCI"
+
+    def test_a_manifest_deeper_down_is_a_second_reading_where_its_images_are_read(self, tmp_path):
+        pictures(tmp_path, "set/a_2+.png", "set/b_0+.png")
+        (tmp_path / "set" / "manifest.csv").write_text("path,score\na_2+.png,0\nb_0+.png,0\n")
+        with pytest.raises(DataError, match=r"two ways.*set/manifest\.csv in it"):
+            read_source(tmp_path)
+        by_name = read_source(tmp_path, choices=Choices(layout="names"))
+        assert list(by_name.table.score) == [2, 0]
+
+    def test_the_external_set_of_phantoms_is_left_aside_with_its_manifest(self, tmp_path):
+        bci(tmp_path, train=4, test=0)
+        pictures(tmp_path, "external/x_0+.png")
+        (tmp_path / "external" / "manifest.csv").write_text("path,score\nx_0+.png,0\n")
+        source = read_source(tmp_path)
+        assert len(source.table) == 4
+        assert "2 left aside" in source.sentences[-1]

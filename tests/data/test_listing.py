@@ -76,3 +76,11 @@ def test_a_name_that_merely_begins_alike_lies_elsewhere(tmp_path):
 def test_a_patch_that_begins_with_an_underline_is_no_leaving_of_a_program():
     assert program_file("_a.png") == program_file("train") == ""
     assert program_file("@eaDir") == "program"
+
+
+def test_a_name_of_bytes_that_are_no_utf_8_is_left_aside_and_said(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"y")
+    lying = list_files(tmp_path)
+    assert lying.files == ["a.png"]
+    assert "1 left aside (a name that is no UTF-8" in lying.sentences()[0]

@@ -174,3 +174,12 @@ def test_rows_are_written_in_the_dialect_that_they_came_in(tmp_path):
     raw = raw_table_of(tmp_path / "a.csv", ";")
     assert table_files.encode_rows(raw.rows, raw) == "ä;b\n".encode("utf-8-sig")
     assert io.BytesIO(table_files.encode_rows([["a,b"]], raw)).read() == b"\xef\xbb\xbfa,b\n"
+
+
+def test_rows_of_a_separator_that_only_their_first_line_stated_can_be_read_again(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("sep= \npath score\np0.png 1+\n")
+    (raw,) = table_files.read_raw_tables(file)
+    file.write_bytes(table_files.encode_rows(raw.rows, raw))
+    (again,) = table_files.read_raw_tables(file)
+    assert again.rows == raw.rows == [["path", "score"], ["p0.png", "1+"]]

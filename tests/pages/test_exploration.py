@@ -23,7 +23,7 @@ def book(tmp_path, monkeypatch):
 
 
 def cohort_of(table, *, notes=(), problems=()):
-    columns = ["severity", "file", "problem", "remedy"]
+    columns = ["severity", "file", "problem", "remedy", "kind"]
     return Cohort(table, None, list(notes), pd.DataFrame(problems, columns=columns))
 
 
@@ -33,11 +33,21 @@ def cohort_of(table, *, notes=(), problems=()):
 def test_problems_stand_with_their_remedy_and_none_is_said_to_be_none(book):
     table = pd.DataFrame()
     assert exploration.problem_table(book, cohort_of(table)) == "<p>No file has a problem.</p>"
-    problem = ("error", f"{NASTY}.png", "it has 0 bytes", "copy it again")
+    problem = ("error", f"{NASTY}.png", "it has 0 bytes", "copy it again", "empty")
     shown = exploration.problem_table(book, cohort_of(table, problems=[problem]))
     assert "0 bytes" in shown
     assert "copy it again" in shown
     assert "<script>" not in shown
+
+
+def test_many_problems_are_shown_by_kind_and_each_is_kept_in_a_table(book):
+    row = ("warning", "a.png", "its name says test", "rename it", "set name")
+    problems = [row] * 500 + [("error", "b.png", "0 bytes", "copy it", "empty")]
+    shown = exploration.problem_table(book, cohort_of(pd.DataFrame(), problems=problems))
+    assert shown.count("its name says test") == 1
+    assert "500" in shown
+    assert "b.png" in shown
+    assert len(pd.read_csv(book.file.parent / "problems.csv")) == 501
 
 
 def test_notes_are_shown_and_written_with_the_number_of_slides_and_patients(book):

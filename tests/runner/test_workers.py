@@ -7,7 +7,7 @@ import pytest
 
 from her2lib.networks.models import BACKBONES
 from her2lib.runner import workers
-from her2lib.study.config import NETWORKS
+from her2lib.study.keys import NETWORKS
 
 
 def test_each_worker_sees_one_gpu_and_its_share_of_cores(monkeypatch):
