@@ -96,7 +96,7 @@ def data(scratch):
     mixed, more = splits.split_table(free, seed=6)
     part = splits.take_fraction(drawn, fraction=0.5, seed=1)
     digest = images.probe_files(table.path).digest.to_numpy()
-    columns = [column for column in table if column not in ("path", "he", "digest")]
+    columns = [column for column in table if column not in ("path", "he", "digest", "mpp_from")]
     return {
         "store": small.images,
         "mpp": small.mpp,

@@ -23,9 +23,9 @@ import openslide
 import tifffile
 from PIL import Image
 
-from her2lib.data import field_cutter, slides
 from her2lib.files import usable_cores
 from her2lib.phantoms import dataset
+from her2lib.slides import field_cutter, tiling
 
 TILE_PX = 256
 LEVELS = 6
@@ -129,7 +129,7 @@ def compare(slide, scratch, workers, turns):
     default_ratios = []
     for turn in range(turns):
         began = time.perf_counter()
-        manifest, problems = slides.tile_slides(
+        manifest, problems = tiling.tile_slides(
             [slide], scratch / f"tiled{turn}", workers=workers, progress=False
         )
         tiler = time.perf_counter() - began

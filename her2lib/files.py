@@ -25,6 +25,10 @@ REPORTS = Path(os.environ.get("HER2_REPORTS", ROOT / "reports"))
 CACHE = Path(os.environ.get("HER2_CACHE", ROOT / ".cache"))
 
 
+class DataError(ValueError):
+    """One sentence about data that cannot be used, with the remedy."""
+
+
 def usable_cores() -> int:
     """int, processor cores this process may use."""
     if hasattr(os, "sched_getaffinity"):

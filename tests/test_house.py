@@ -18,13 +18,25 @@ LIBRARY = ROOT / "her2lib"
 
 # A place imports only what stands to its left; the places of one group below see no study.
 ORDER = (
-    "scores files stain "
+    "scores files stain intake "
     "data phantoms stats networks plots "
-    "study readers maps "
+    "slides study readers maps "
     "runner report pages explorer scoring "
     "cli"
 ).split()
-VALUES_ONLY = ("data", "phantoms", "stats", "networks", "plots", "stain", "scores", "files", "maps")
+VALUES_ONLY = (
+    "intake",
+    "data",
+    "slides",
+    "phantoms",
+    "stats",
+    "networks",
+    "plots",
+    "stain",
+    "scores",
+    "files",
+    "maps",
+)
 ALONE = ("data", "phantoms", "stats", "networks", "plots")  # they know each other through values
 NO_TORCH = ("her2lib", "her2lib.cli", "her2lib.study.config", "her2lib.runner.execute")
 

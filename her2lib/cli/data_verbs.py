@@ -157,8 +157,8 @@ def tile(
         allow: Folder outside that links may lead into; may be repeated.
         workers: Processes that cut (default: every core).
     """
-    from her2lib.data.slides import tile_slides
-    from her2lib.data.tile_tables import read_patients
+    from her2lib.slides.tile_tables import read_patients
+    from her2lib.slides.tiling import tile_slides
 
     if not slides:
         raise StudyError("Name at least one slide, or a folder of slides.")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from her2lib.data.choices import Choices, read_score_words
+from her2lib.intake.choices import Choices, read_score_words
 
 RESEARCH_USE = "Research use only: a patch-level surrogate is not an ASCO/CAP score."
 
@@ -81,7 +81,7 @@ Fraction = Annotated[float, numbers(0, 1)]
 # numpy's generators take no more than 32 bits from every caller.
 Seed = Annotated[int, whole_numbers(0, 2**32 - 1)]
 SidePx = Annotated[int, whole_numbers(16, 16_384)]
-# From oil immersion to a loupe, as in tables of patches (data/columns.py).
+# From oil immersion to a loupe, as in tables of patches (intake/columns.py).
 Mpp = Annotated[float, numbers(0.05, 10)]
 Flag = Annotated[bool, Parameter(show_default=False)]
 Names = Annotated[list[str], Parameter(consume_multiple=True)]
@@ -100,7 +100,7 @@ def flag_help(text: str) -> Parameter:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class DataFlags:
-    """What a user states about data, the same flags at every verb; see data/choices.py."""
+    """What a user states about data, the same flags at every verb; see intake/choices.py."""
 
     layout: Annotated[
         Literal["manifest", "bci", "folders", "names", "pairs", "images"] | None,

@@ -100,7 +100,7 @@ def sheet(
         repeats: Fraction of patches that each reader gets twice.
         into: New folder for the sheets and their key.
     """
-    from her2lib.data.layout_sentences import count_text
+    from her2lib.intake.layout_sentences import count_text
     from her2lib.readers.sheets import write_sheets
 
     table, problems = _patches_of(source, stated)
@@ -136,7 +136,7 @@ def consensus(
         score_word: What a word means as a score: negative=0; may be repeated.
         dry_run: Say who was read and what would be settled, write nothing.
     """
-    from her2lib.data.choices import read_score_words
+    from her2lib.intake.choices import read_score_words
     from her2lib.readers.merging import gather_readings, merge_into_manifest, open_manifest
 
     if not sheets:

@@ -20,7 +20,11 @@ BRIGHT_QUANTILE = 0.999
 # Pillow's words for an order of bytes and for the other one, in which it gives the lower 8 bits
 # of 16 where the first gives the upper 8.
 OTHER_ORDER = {"B": "L", "L": "B", "N": {"little": "B", "big": "L"}[sys.byteorder]}
-SIXTEEN_BITS = tuple(f"{mode};16{order}" for mode in ("RGB", "RGBA", "RGBX") for order in "BLN")
+SIXTEEN_BITS = (
+    *("RGB;16B", "RGB;16L", "RGB;16N"),
+    *("RGBA;16B", "RGBA;16L", "RGBA;16N"),
+    *("RGBX;16B", "RGBX;16L", "RGBX;16N"),
+)
 # A profile that moves no colour by more grey levels than this is sRGB: scanners write copies of
 # sRGB whose curves are rounded otherwise, which differ from each other by 1.
 SAME_LEVELS = 2

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from her2lib.data import colours
-from her2lib.files import read_json, usable_cores, write_text
+from her2lib.files import DataError, read_json, usable_cores, write_text
 
 # Named, so that no rarer decoder (PostScript, PSD) meets a stranger's file.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
@@ -131,10 +131,6 @@ FAULTS = {
         "export one page a file",
     ),
 }
-
-
-class DataError(ValueError):
-    """One sentence about data that cannot be used, with the remedy."""
 
 
 # --- reading and checking -------------------------------------------------------------------

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from her2lib import scores
-from her2lib.data import columns
-from her2lib.data.choices import Choices
 from her2lib.data.images import FAULTS
-from her2lib.data.layout_sentences import count_text
+from her2lib.intake import columns
+from her2lib.intake.choices import Choices
+from her2lib.intake.layout_sentences import count_text
 
 # code: (severity, what is wrong, what to do), besides the faults of single files.
 # An error leaves the patch out, a warning does not.

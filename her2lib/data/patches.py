@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 
 from her2lib import scores
-from her2lib.data import columns, field, judging, layouts
-from her2lib.data.choices import FIND_OUT, Choices
-from her2lib.data.images import DataError, probe_files, stat_files
+from her2lib.data import field, judging
+from her2lib.data.images import probe_files, stat_files
 from her2lib.data.judging import PROBLEMS as PROBLEMS
 from her2lib.data.known_scale import STATED, with_known_scale
-from her2lib.data.layout_sentences import count_text
-from her2lib.data.layouts import Layout
+from her2lib.files import DataError
+from her2lib.intake import columns, layouts
+from her2lib.intake.choices import FIND_OUT, Choices
+from her2lib.intake.layout_sentences import count_text
+from her2lib.intake.layouts import Layout
 
 if TYPE_CHECKING:
     import torch

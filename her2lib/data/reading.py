@@ -9,9 +9,9 @@ import pandas as pd
 
 from her2lib import files
 from her2lib.data import splits
-from her2lib.data.choices import state_choices
 from her2lib.data.common_field import bring_to_common_field
 from her2lib.data.patches import Patches, read_source, stop_on_errors
+from her2lib.intake.choices import state_choices
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from her2lib import scores
-from her2lib.data.images import DataError
+from her2lib.files import DataError
 
 SET_NAMES = {"train": "training", "val": "validation", "test": "test"}
 RECOVERED = (

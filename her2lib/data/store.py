@@ -21,9 +21,9 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm.auto import tqdm
 
-from her2lib.data.images import DataError, map_ahead, probe_files, read_pixels
+from her2lib.data.images import map_ahead, probe_files, read_pixels
 from her2lib.data.patches import Patches
-from her2lib.files import read_json, write_text
+from her2lib.files import DataError, read_json, write_text
 
 VERSION = 1  # goes up when the same files and settings would give other pixels
 RESAMPLE = Image.Resampling.BICUBIC  # Pillow widens the kernel as it shrinks: antialiased

@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 
 from her2lib import scores
-from her2lib.data.columns import NO_WORDS, parse_written_score, patch_names
-from her2lib.data.images import DataError
-from her2lib.data.manifests import manifest_table, path_column_of, rater_headings
-from her2lib.data.tables import TextTable, refuse_workbook, write_text_table
-from her2lib.files import keep_old
+from her2lib.files import DataError, keep_old
+from her2lib.intake.columns import NO_WORDS, parse_written_score, patch_names
+from her2lib.intake.manifests import manifest_table, path_column_of, rater_headings
+from her2lib.intake.text_tables import TextTable, refuse_workbook, write_text_table
 from her2lib.readers.readings import Readings, ratings_of_table, together
 from her2lib.readers.sheets import gather_sheets, reader_folder
 from her2lib.readers.votes import consensus, wide_ratings

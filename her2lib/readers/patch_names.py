@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterable, Mapping
 
-from her2lib.data.columns import SUFFIXES
+from her2lib.intake.columns import SUFFIXES
 
 
 class PatchNames:

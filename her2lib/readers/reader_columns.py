@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 from her2lib import scores
-from her2lib.data.columns import NO_WORDS
-from her2lib.data.images import DataError
-from her2lib.data.tables import COLUMN_WORDS, TextTable, heading_key
+from her2lib.files import DataError
+from her2lib.intake.columns import NO_WORDS
+from her2lib.intake.text_tables import COLUMN_WORDS, TextTable, heading_key
 
 # What a heading begins with that says itself that a reader stands below it.
 PREFIXES = ("rater_", "reader_")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from her2lib import scores
-from her2lib.data.columns import NO_WORDS
-from her2lib.data.tables import TextTable, read_text_table
+from her2lib.intake.columns import NO_WORDS
+from her2lib.intake.text_tables import TextTable, read_text_table
 from her2lib.readers.patch_names import PatchNames
 from her2lib.readers.reader_columns import reader_columns, reader_name
 

@@ -10,10 +10,9 @@ import pandas as pd
 
 from her2lib import scores
 from her2lib.data import browser_copies
-from her2lib.data.columns import NO_WORDS
-from her2lib.data.images import DataError
-from her2lib.data.tables import read_text_table
-from her2lib.files import fingerprint, make_folder, write_table, write_text
+from her2lib.files import DataError, fingerprint, make_folder, write_table, write_text
+from her2lib.intake.columns import NO_WORDS
+from her2lib.intake.text_tables import read_text_table
 from her2lib.readers.patch_names import PatchNames
 from her2lib.readers.readings import TIDY, check_readings, together
 

@@ -6,7 +6,7 @@ readings of a patch are taken in turn, as the definitions are written.
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import combinations, permutations
+from itertools import chain, combinations, permutations, product
 from operator import eq
 
 import numpy as np
@@ -57,14 +57,14 @@ def _gwet(read, several, scores, *, squared):
 
     observed = _mean_agreement(several, agreement)
     # over all categories, whether anybody gave them or not
-    total = sum(agreement(a, b) for a in scores for b in scores)
+    total = sum(agreement(a, b) for a, b in product(scores, repeat=2))
     spread = sum(fraction * (1 - fraction) for fraction in _fractions(read).values())
     return _beyond_chance(observed, total / (len(scores) * (len(scores) - 1)) * spread)
 
 
 def _krippendorff(several):
     """float, ordinal alpha (Krippendorff 2011) over all pairs of readings."""
-    count = Counter(score for readings in several for score in readings)
+    count = Counter(chain.from_iterable(several))
     distance = {}
     for low, high in combinations(sorted(count), 2):
         between = sum(n for score, n in count.items() if low <= score <= high)

@@ -1,5 +1,7 @@
 """Scoring: new patches and slides under a finished run.
 
+new_patches     images, folders, manifests and slides that are to be scored, as one table
+new_folders     what lies at one such path: rows, slides, and what is neither
 paths           patches and slides at some paths -> tables, pictures, sentences
 reference       the patches a run was trained on, and how far new ones lie from them
 slide_summary   whole slides summed up from their patches

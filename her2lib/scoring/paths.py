@@ -12,15 +12,16 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from her2lib import files
-from her2lib.data import new_patches, store
-from her2lib.data.choices import FIND_OUT, Choices
+from her2lib.data import store
 from her2lib.data.common_field import with_common_field
-from her2lib.data.images import DataError, map_ahead
+from her2lib.data.images import map_ahead
 from her2lib.data.known_scale import with_known_scale
-from her2lib.data.layout_sentences import count_text
+from her2lib.files import DataError
+from her2lib.intake.choices import FIND_OUT, Choices
+from her2lib.intake.layout_sentences import count_text
 from her2lib.networks import checkpoint, recipes
 from her2lib.scores import SCORES, score_name
-from her2lib.scoring import pictures, reference, slide_summary
+from her2lib.scoring import new_patches, pictures, reference, slide_summary
 from her2lib.scoring.reference import TrainingReference
 from her2lib.scoring.slide_summary import PROBABILITIES
 from her2lib.stats.calibration import among_scores
@@ -71,7 +72,7 @@ def score_paths(
     run: the folder of a finished run (find_run).  folder: where results go.
     maps: at most so many patches get a map, evenly chosen.  choices: how the paths are read.
     device: None for the best there is.  progress: bars.
-    tiling: mpp, side_px, slide_mpp … of slides.tile_slides, for slides.
+    tiling: mpp, side_px, slide_mpp … of tiling.tile_slides, for slides.
 
     Raises DataError where nothing can be scored.
 

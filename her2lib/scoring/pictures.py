@@ -11,11 +11,14 @@ import pandas as pd
 import torch
 
 from her2lib import files, plots
-from her2lib.data import annotations, slide_files, store, tables
-from her2lib.data.images import DataError, read_pixels
+from her2lib.data import store
+from her2lib.data.images import read_pixels
+from her2lib.files import DataError
+from her2lib.intake import text_tables
 from her2lib.maps import attribution
 from her2lib.networks import models
 from her2lib.scores import SCORES
+from her2lib.slides import annotations, slide_files
 
 MAPS_AT_ONCE = 16
 # Side in px of a patch under its map.
@@ -129,7 +132,7 @@ def draw_slide(slide: str, part: pd.DataFrame, folder: Path) -> list[str]:
 
 def _facts_of_slide(csv, slide) -> Mapping[str, float]:
     """dict step, down, left, top of a slide, in whatever dialect slides.csv was saved."""
-    cells = tables.read_text_table(csv, needed=("slide",)).cells
+    cells = text_tables.read_text_table(csv, needed=("slide",)).cells
     row = cells[cells["slide"] == slide].iloc[:1]
     if not len(row):
         raise KeyError(slide)

@@ -17,8 +17,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from her2lib import files
 from her2lib.data import splits
-from her2lib.data.images import DataError
 from her2lib.data.patches import Patches
+from her2lib.files import DataError
 from her2lib.networks import models
 from her2lib.study import cohort, config, fingerprints
 

@@ -10,11 +10,11 @@ import pandas as pd
 from her2lib.data import patches as patches_
 from her2lib.data import splits
 from her2lib.data.common_field import bring_to_common_field
-from her2lib.data.images import DataError, probe_files
+from her2lib.data.images import probe_files
 from her2lib.data.patches import Source
 from her2lib.data.reading import Cohort
-from her2lib.data.tables import read_text_table
-from her2lib.files import fingerprint, read_json, write_json
+from her2lib.files import DataError, fingerprint, read_json, write_json
+from her2lib.intake.text_tables import read_text_table
 from her2lib.phantoms import dataset
 from her2lib.scores import SCORES, is_missing, parse_score
 from her2lib.study.config import Study

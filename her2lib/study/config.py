@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from her2lib import files as files_
-from her2lib.data.choices import Choices
 from her2lib.files import did_you_mean
+from her2lib.intake.choices import Choices
 from her2lib.scores import SCORES, parse_score
 from her2lib.study.keys import StudyError, checked_tables, read_toml
 

@@ -33,7 +33,7 @@ SECTIONS = {
         "skip_bad": False,
         "scores": [],
         "reread": "",
-        # how the patches are to be read, as data/choices.py says; empty is found out
+        # how the patches are to be read, as intake/choices.py says; empty is found out
         "layout": "",
         "score_from": "",
         "patient_from": "",

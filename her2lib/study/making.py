@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from her2lib import files as files_
-from her2lib.data.choices import FIND_OUT, Choices
+from her2lib.intake.choices import FIND_OUT, Choices
 from her2lib.study.config import NO_STUDIES, Study, check_study, load_study, study_files
 from her2lib.study.keys import SECTIONS, StudyError
 

@@ -37,6 +37,7 @@ NETWORKS = ("resnet18", "vit_tiny")
 STUDY = """question = "What does a browser show?"
 rooms = ["90_explorer"]
 [data]
+any_field = true
 source = {source!r}
 [axes]
 network = {networks}

@@ -3,12 +3,14 @@
 import os
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import EVIL, patches
 
 from her2lib import cli
 from her2lib.data.patches import read_table
+from her2lib.intake.columns import rater_columns
 from her2lib.readers import sheets
 
 pytestmark = pytest.mark.browser
@@ -166,7 +168,14 @@ def test_read_by_key_and_click_kept_and_gathered(handed_out, opened, tmp_path, c
     first = key[key["reading"] == "1"].merge(sheet, on="code")
     first = first[first["score"] != ""]
     wanted = [int(score[0]) for score in first["score"]]
-    assert merged.loc[first["patch"], "score"].tolist() == wanted
+    assert merged.loc[first["patch"], f"rater_{READER}"].tolist() == wanted
+    # two readers stood in the manifest before, so the consensus is that of three
+    readings = merged[rater_columns(merged)].to_numpy()
+    assert readings.shape == (8, 3)
+    for row, score in zip(readings, merged["score"], strict=True):
+        votes = np.bincount(row[row >= 0], minlength=4)
+        if (votes == votes.max()).sum() == 1:
+            assert score == votes.argmax()
 
 
 def test_two_sheets_in_one_browser_do_not_share_what_was_read(handed_out, opened, tmp_path):

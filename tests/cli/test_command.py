@@ -16,12 +16,12 @@ from PIL import Image
 
 from her2lib import cli, files
 from her2lib.cli import data_verbs, score_verbs, study_verbs
-from her2lib.data.slides import tile_slides
 from her2lib.explorer.page import publish_page
 from her2lib.phantoms.dataset import write_phantoms
 from her2lib.readers.merging import write_to_manifest
 from her2lib.readers.sheets import write_sheets
 from her2lib.scoring import score_paths
+from her2lib.slides.tiling import tile_slides
 
 
 def her2(capsys, *arguments):

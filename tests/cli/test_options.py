@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from her2lib.cli import options
-from her2lib.data.choices import LAYOUTS, SCORE_FROM, SET_FROM
+from her2lib.intake.choices import LAYOUTS, SCORE_FROM, SET_FROM
 
 
 def read(between, text):

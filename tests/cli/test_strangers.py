@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from trained_runs import trained_study
 
 from her2lib import cli, files
-from her2lib.data import field_cutter
-from her2lib.data.images import DataError
 from her2lib.data.patches import read_source
-from her2lib.data.tables import read_text_table
+from her2lib.files import DataError
+from her2lib.intake.text_tables import read_text_table
 from her2lib.runner import plan
 from her2lib.scores import SCORES
+from her2lib.slides import field_cutter
 
 # What exceptions say of themselves, and no sentence of the kit does.
 NEVER = (

@@ -7,7 +7,8 @@ from odd_colours import ADOBE, bright, deep, matrix_profile, png_of_16_bits
 from PIL import Image, PngImagePlugin
 
 from her2lib.data.browser_copies import write_browser_copy
-from her2lib.data.images import DataError, read_pixels
+from her2lib.data.images import read_pixels
+from her2lib.files import DataError
 
 SECRET = "scored 3+"
 

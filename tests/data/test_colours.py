@@ -9,7 +9,8 @@ from odd_colours import ADOBE, SIDE_PX, SRGB, bright, deep, matrix_profile, png_
 from PIL import Image, ImageCms
 
 from her2lib.data import colours, store
-from her2lib.data.images import FORMATS, DataError, probe_files, read_pixels
+from her2lib.data.images import FORMATS, probe_files, read_pixels
+from her2lib.files import DataError
 
 
 def facts_of(path):

@@ -12,8 +12,8 @@ from scipy import ndimage
 
 from her2lib import files, stain
 from her2lib.data import field
-from her2lib.data.images import DataError
 from her2lib.data.patches import read_table
+from her2lib.files import DataError
 from her2lib.phantoms import dataset
 
 REAL = files.ROOT.parent / "shared" / "real" / "patches"

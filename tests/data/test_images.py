@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from her2lib.data import images
-from her2lib.data.images import FAULTS, DataError, map_ahead, probe_files, read_pixels
+from her2lib.data.images import FAULTS, map_ahead, probe_files, read_pixels
+from her2lib.files import DataError
 
 
 def noise(seed=0, side_px=64):

@@ -11,8 +11,6 @@ import torch
 from examples import bci, manifest, one_problem, picture, plant, tissue_pixels
 from PIL import Image
 
-from her2lib.data.choices import Choices
-from her2lib.data.images import DataError
 from her2lib.data.patches import (
     PROBLEMS,
     Patches,
@@ -21,6 +19,8 @@ from her2lib.data.patches import (
     read_table,
     stop_on_errors,
 )
+from her2lib.files import DataError
+from her2lib.intake.choices import Choices
 
 
 class TestProblems:

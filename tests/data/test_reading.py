@@ -12,8 +12,8 @@ from examples import bci, manifest, picture, pictures
 
 from her2lib import files
 from her2lib.data import store
-from her2lib.data.images import DataError
 from her2lib.data.reading import read_patches
+from her2lib.files import DataError
 from her2lib.phantoms import dataset
 
 REAL = Path(__file__).parents[3] / "shared" / "real"

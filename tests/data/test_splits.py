@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from her2lib.data.images import DataError
 from her2lib.data.splits import (
     dependence_notes,
     split_by_recovered_groups,
@@ -15,6 +14,7 @@ from her2lib.data.splits import (
     split_table,
     take_fraction,
 )
+from her2lib.files import DataError
 
 
 def table(scores, *, slide="", patient="", sets=""):

@@ -19,8 +19,8 @@ from filelock import FileLock
 from PIL import Image
 
 from her2lib.data import store
-from her2lib.data.images import DataError
 from her2lib.data.store import decode_patch, lost_patches, open_store
+from her2lib.files import DataError
 
 LINUX = sys.platform == "linux"
 SETS = ("train", "train", "val", "test", "external", "")

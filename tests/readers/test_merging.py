@@ -8,7 +8,7 @@ from examples import fill_sheets, picture
 
 from her2lib import cli
 from her2lib.data import patches as patches_
-from her2lib.data.images import DataError
+from her2lib.files import DataError
 from her2lib.readers import merging
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from her2lib.data.images import DataError
-from her2lib.data.tables import read_text_table
+from her2lib.files import DataError
+from her2lib.intake.text_tables import read_text_table
 from her2lib.readers.reader_columns import reader_columns, reader_name
 
 

@@ -4,7 +4,7 @@ import openpyxl
 import pandas as pd
 import pytest
 
-from her2lib.data.images import DataError
+from her2lib.files import DataError
 from her2lib.readers import readings, votes
 
 

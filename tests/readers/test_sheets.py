@@ -8,7 +8,7 @@ import pytest
 from examples import fill_sheets, picture
 
 from her2lib import files
-from her2lib.data.images import DataError
+from her2lib.files import DataError
 from her2lib.readers import label_doubt, sheets, votes
 from her2lib.stats.agreement import kappa
 from her2lib.study import cohort, config

@@ -13,8 +13,8 @@ from odd_colours import ADOBE, deep, matrix_profile
 from PIL import Image
 
 from her2lib import cli
-from her2lib.data.choices import Choices
-from her2lib.data.images import DataError
+from her2lib.files import DataError
+from her2lib.intake.choices import Choices
 from her2lib.scoring import paths, slide_summary
 
 ANY_FIELD = Choices(any_field=True)

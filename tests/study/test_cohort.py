@@ -4,7 +4,7 @@ import pytest
 from examples import picture, pictures
 
 from her2lib import files
-from her2lib.data.images import DataError
+from her2lib.files import DataError
 from her2lib.scores import SCORES
 from her2lib.study import cohort, config, fingerprints
 

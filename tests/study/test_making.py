@@ -6,7 +6,7 @@ import tomllib
 import pytest
 
 from her2lib import files
-from her2lib.data.choices import Choices
+from her2lib.intake.choices import Choices
 from her2lib.study import config, making
 
 
