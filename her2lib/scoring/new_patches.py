@@ -21,7 +21,7 @@ from her2lib.intake.choices import FIND_OUT, Choices
 from her2lib.intake.layout_sentences import count_text
 from her2lib.scoring import new_folders
 from her2lib.scoring.new_folders import Lying
-from her2lib.slides import slide_files
+from her2lib.slides import slide_files, tiling
 
 # What is known of a patch before it is scored; NaN where it is not, score_given -1.
 COLUMNS = [
@@ -60,7 +60,7 @@ def gather_patches(
     choices: Choices = FIND_OUT,
     cache: Path | str | None = None,
     progress: bool = True,
-    **tiling: Any,
+    **cutting: Any,
 ) -> NewPatches:
     """NewPatches of images, folders of them, manifests, folders of `her2 tile`, and slides.
 
@@ -68,7 +68,7 @@ def gather_patches(
 
     paths: what is to be scored.  choices: what the user states about it.
     cache: folder that keeps the checks of files for the next call.
-    progress, tiling: the keywords of tiling.tile_slides.
+    progress, cutting: the keywords of tiling.tile_slides.
 
     Raises DataError where nothing lies at a path.
 
@@ -79,7 +79,7 @@ def gather_patches(
         lying.append(new_folders.what_lies_at(Path(path), choices, results=Path(folder)))
     whole = _joined(lying)
     rows, refused, aside, notes = _judge_rows(whole, choices, cache, progress)
-    cut, slide_notes, problems = _cut_slides(whole.slides, Path(folder), choices, progress, tiling)
+    cut, slide_notes, problems = _cut_slides(whole.slides, Path(folder), choices, progress, cutting)
     tiles, no_fields = _without_other_fields(cut, choices, cache, progress)
     table = pd.concat([rows, tiles], ignore_index=True)
     table["patch"] = _unlike_names(table, table["file"])
@@ -220,12 +220,12 @@ def _without_other_fields(rows, choices, cache, progress):
 # --- patches cut from slides ----------------------------------------------------------------------
 
 
-def _cut_slides(paths, folder, choices, progress, tiling):
+def _cut_slides(paths, folder, choices, progress, cutting):
     """(rows of the patches cut now, notes, problems) of slides, which go to folder/tiles."""
     if not paths:
         return pd.DataFrame(columns=[*COLUMNS, "file"]), [], []
     tiles = folder / "tiles"
-    done = tiling.tile_slides(paths, tiles, allow=choices.allow, progress=progress, **tiling)
+    done = tiling.tile_slides(paths, tiles, allow=choices.allow, progress=progress, **cutting)
     names = done.manifest["path"].astype(str)
     scores_given = []
     for text in done.manifest["score"].astype(str):

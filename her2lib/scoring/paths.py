@@ -59,7 +59,7 @@ def score_paths(
     choices: Choices = FIND_OUT,
     device: str | None = None,
     progress: bool = True,
-    **tiling: Any,
+    **cutting: Any,
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str], list[str]]:
     """(scores, slides, notes, problems) of new patches: two tables, and sentences about them.
 
@@ -72,7 +72,7 @@ def score_paths(
     run: the folder of a finished run (find_run).  folder: where results go.
     maps: at most so many patches get a map, evenly chosen.  choices: how the paths are read.
     device: None for the best there is.  progress: bars.
-    tiling: mpp, side_px, slide_mpp … of tiling.tile_slides, for slides.
+    cutting: mpp, side_px, slide_mpp … of tiling.tile_slides, for slides.
 
     Raises DataError where nothing can be scored.
 
@@ -92,7 +92,7 @@ def score_paths(
         choices=choices,
         cache=files.CACHE / "stores",
         progress=progress,
-        **tiling,
+        **cutting,
     )
     if not len(new.table):
         raise DataError(" ".join(["There is nothing to score.", *new.problems, *new.notes]))

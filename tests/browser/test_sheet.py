@@ -168,7 +168,7 @@ def test_read_by_key_and_click_kept_and_gathered(handed_out, opened, tmp_path, c
     first = key[key["reading"] == "1"].merge(sheet, on="code")
     first = first[first["score"] != ""]
     wanted = [int(score[0]) for score in first["score"]]
-    assert merged.loc[first["patch"], f"rater_{READER}"].tolist() == wanted
+    assert merged.loc[first["patch"], f"rater_{READER}".lower()].tolist() == wanted
     # two readers stood in the manifest before, so the consensus is that of three
     readings = merged[rater_columns(merged)].to_numpy()
     assert readings.shape == (8, 3)
