@@ -54,6 +54,7 @@ _WRITTEN = re.compile(
 _DATE = re.compile(
     r"\d{4}-\d\d-\d\d.*|\d{1,2}[./]\d{1,2}[./]\d{2,4}|\d{1,2}[.\s-]+[a-zä]{3,9}\.?(?:[\s-]\d{2,4})?"
 )
+_TWO_SCORES = re.compile(r"[0-3] ?\+? ?(?:[/-]|to|or) ?[0-3] ?\+?")
 _NO_WORDS: Mapping[str, str] = {}
 
 
@@ -86,6 +87,11 @@ def is_missing(text: object) -> bool:
 def is_date(text: object) -> bool:
     """bool, whether a text is a date, which spreadsheets make of 1-2 or 2/3: "01.02.2024"."""
     return bool(_DATE.fullmatch(_spelling_of(text)))
+
+
+def is_two_scores(text: object) -> bool:
+    """bool, whether a text is two scores, between which somebody would not choose: "0/1+"."""
+    return bool(_TWO_SCORES.fullmatch(_spelling_of(text)))
 
 
 def score_name(score: int) -> str:
@@ -144,4 +150,7 @@ def _no_score_sentence(text, spelling):
             f"{shown} is not a HER2 score but a date, which a spreadsheet makes of 1-2 or 2/3: "
             f"write one of {', '.join(SCORES)}, in cells formatted as text."
         )
-    return f"{shown} is not a HER2 score: write one of {', '.join(SCORES)}."
+    remedy = f"write one of {', '.join(SCORES)}"
+    if is_two_scores(spelling):
+        remedy += f", or say which counts with --score-word {spelling.replace(' ', '')}=SCORE"
+    return f"{shown} is not a HER2 score: {remedy}."

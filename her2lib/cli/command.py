@@ -6,6 +6,7 @@ import os
 import select
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 from cyclopts import CoercionError, CycloptsError
@@ -47,9 +48,13 @@ def main(arguments: list[str] | None = None) -> int:
     """
     _print_what_the_terminal_can()
     try:
-        status = app(
-            arguments, exit_on_error=False, print_error=False, result_action="return_value"
-        )
+        with warnings.catch_warnings():
+            # "Corrupt EXIF data.  Expecting to read 2 bytes but only got 0": what is wrong with a
+            # file, the kit itself says in a sentence.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            status = app(
+                arguments, exit_on_error=False, print_error=False, result_action="return_value"
+            )
         sys.stdout.flush()
         return status or 0
     except KeyboardInterrupt:

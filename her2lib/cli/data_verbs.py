@@ -157,6 +157,7 @@ def tile(
         allow: Folder outside that links may lead into; may be repeated.
         workers: Processes that cut (default: every core).
     """
+    from her2lib.intake.layout_sentences import count_text
     from her2lib.slides.tile_tables import read_patients
     from her2lib.slides.tiling import tile_slides
 
@@ -177,8 +178,9 @@ def tile(
         allow=allow or (),
         workers=workers,
     )
-    n_slides = tiling.manifest["slide"].nunique()
-    print(f"{len(tiling.manifest)} patches of {n_slides} slides: {out / 'manifest.csv'}")
+    n_slides = count_text(tiling.manifest["slide"].nunique(), "slide")
+    n_patches = count_text(len(tiling.manifest), "patch", "patches")
+    print(f"{n_patches} of {n_slides}: {out / 'manifest.csv'}")
     for sentence in tiling.notes:
         print(sentence)
     return print_problems(tiling.problems)

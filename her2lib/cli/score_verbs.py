@@ -1,5 +1,6 @@
 """Verbs on scores: score, sheet, consensus."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -36,6 +37,8 @@ def score(
     slide_mpp: Mpp | None = None,
     enlarge: Flag = False,
     regions: Path | None = None,
+    region_class: list[str] | None = None,
+    region_fraction: Fraction | None = None,
     workers: Workers | None = None,
 ) -> int:
     """Score new patches or slides with a finished run.
@@ -51,9 +54,12 @@ def score(
         slide_mpp: Micrometres a pixel of the slides' full resolution, where the file does not say.
         enlarge: Cut slides of fewer pixels than --mpp asks for too, enlarged up to twice.
         regions: GeoJSON of QuPath, or a folder with one a slide: slides are cut only there.
+        region_class: Only regions of this class; may be repeated.
+        region_fraction: Least fraction of a patch in a region (default: its centre lies in one).
         workers: Processes that cut (default: every core).
     """
     from her2lib.data.judging import visible_text
+    from her2lib.intake.layout_sentences import count_text
     from her2lib.scoring.paths import find_run, score_paths
 
     if not paths:
@@ -71,13 +77,16 @@ def score(
         slide_mpp=slide_mpp,
         enlarge=enlarge,
         regions=regions,
+        region_class=region_class or (),
+        region_fraction=region_fraction,
         workers=workers,
     )
     for note in notes:
         print(visible_text(note))
     print(table["score"].value_counts().sort_index().rename("patches").to_string())
     for row in slides[slides["metric"] == "summary score"].itertuples():
-        print(visible_text(f"{row.slide}: {row.value} ({row.n} patches)"))
+        n_patches = count_text(row.n, "patch", "patches")
+        print(visible_text(f"{row.slide}: {row.value} ({n_patches})"))
     print(f"Tables, maps and heat maps: {folder}")
     return print_problems([visible_text(problem) for problem in problems])
 
@@ -88,6 +97,7 @@ def sheet(
     *,
     readers: Names,
     stated: DataFlags = FIND_OUT_FLAGS,
+    mpp: Mpp | None = None,
     repeats: Fraction = 0.1,
     into: Path = Path("sheets"),
     seed: Seed = 0,
@@ -97,17 +107,18 @@ def sheet(
     Args:
         source: A study, a manifest.csv or a folder of patches.
         readers: Their names: --readers anna ben.
+        mpp: Micrometres a pixel of patches that do not state it.
         repeats: Fraction of patches that each reader gets twice.
         into: New folder for the sheets and their key.
     """
     from her2lib.intake.layout_sentences import count_text
     from her2lib.readers.sheets import write_sheets
 
-    table, problems = _patches_of(source, stated)
+    table, problems = _patches_of(source, stated.choices(mpp=mpp))
     if table.empty:
         raise StudyError(
-            f"No patch of {source} can be used, so there is nothing to read; `her2 check {source}` "
-            "lists why."
+            f"No patch of {source} can be used, so there is nothing to read; "
+            f"`her2 check {shlex.quote(source)}` lists why."
         )
     folder = write_sheets(table, into, readers=readers, repeats=repeats, seed=seed)
     print(f"{len(table)} patches for each of {count_text(len(readers), 'reader')}: {folder}.")
@@ -160,7 +171,7 @@ def consensus(
 # --- helpers ----------------------------------------------------------------------------------
 
 
-def _patches_of(source, stated):
+def _patches_of(source, choices):
     """(DataFrame of the patches of a study, or of a folder or manifest; lines on what is not)."""
     import pandas as pd
 
@@ -169,9 +180,14 @@ def _patches_of(source, stated):
     from her2lib.study.cohort import read_cohort
 
     if not Path(source).exists():
+        for name in choices.stated():
+            raise StudyError(
+                f"{source} is a study, whose own file says how its patches are read: leave "
+                f"--{name.replace('_words', '_word').replace('_', '-')} out."
+            )
         tables, _ = read_cohort(load_study(source))
         return pd.concat(tables, ignore_index=True), []
-    read = read_source(Path(source), choices=stated.choices(), progress=True)
+    read = read_source(Path(source), choices=choices, progress=True)
     for sentence in read.sentences:
         print(visible_text(sentence))
     errors = read.problems[read.problems["severity"] == "error"]

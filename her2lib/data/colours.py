@@ -90,8 +90,9 @@ def to_8_bits(values: np.ndarray, depth: int) -> np.ndarray:
 def range_words(values: np.ndarray, depth: int) -> str:
     """str, what 16-bit values were taken for, or why they fit no range."""
     largest = int(values.max())
+    # The same words for every file of a depth: sentences about many files gather these.
     if depth:
-        return f"the largest is {largest:,}, so they are taken for numbers of {depth} bits"
+        return f"by the largest they are taken for numbers of {depth} bits"
     bright = int(np.quantile(values, BRIGHT_QUANTILE))
     return f"the largest is {largest:,}, and 99.9 % are at most {bright:,}"
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from her2lib.data.images import probe_files
 from her2lib.data.known_scale import ESTIMATED
+from her2lib.intake.layout_sentences import count_text
 
 # A side within this fraction of the common one is left whole: resampling would only soften it.
 SAME = 0.02
@@ -48,7 +49,8 @@ def with_common_field(
     resampled = differs & ~too_small
     wanted_px = np.round(field_um / table["mpp"].to_numpy(float).clip(1e-6))
     field_px = np.where(resampled, np.nan_to_num(wanted_px), 0).astype(int)
-    return table.assign(field_px=field_px), _sentences(field_um, ratio, resampled, too_small)
+    sentences = _sentences(field_um, ratio, resampled=resampled, too_small=too_small)
+    return table.assign(field_px=field_px), sentences
 
 
 def bring_to_common_field(
@@ -75,19 +77,31 @@ def bring_to_common_field(
 # --- helpers ------------------------------------------------------------------------------------
 
 
-def _sentences(field_um, ratio, resampled, too_small):
+def _sentences(field_um, ratio, *, resampled, too_small):
     """list of str for page one: how many patches were cut to the common field, or mirrored."""
-    cropped = int((resampled & (ratio > 1)).sum())
-    mirrored = int((resampled & (ratio < 1)).sum())
+    cropped = resampled & (ratio > 1)
+    mirrored = resampled & (ratio < 1)
+    parts = []
+    if cropped.any():
+        largest_um = field_um * ratio[cropped].max()
+        parts.append(
+            f"shown by their middle alone, {int(cropped.sum()):,} of up to {largest_um:.0f}"
+        )
+    if mirrored.any():
+        smallest_um = field_um * ratio[mirrored].min()
+        parts.append(
+            f"mirrored at their edges, {int(mirrored.sum()):,} of {smallest_um:.0f} and more"
+        )
     sentences = []
-    if cropped or mirrored:
+    if parts:
         sentences.append(
-            f"All patches are brought to fields of {field_um:.0f} micrometres a side: {cropped} "
-            f"larger ones show their middle, {mirrored} smaller ones are mirrored at their edges."
+            f"All patches are brought to fields of {field_um:.0f} micrometres a side: "
+            f"{'; '.join(parts)}."
         )
     if too_small.any():
         sentences.append(
-            f"{int(too_small.sum())} patches show less than half of {field_um:.0f} micrometres a "
-            "side and are read whole: their cells look too large to a network."
+            f"Less than half of {field_um:.0f} micrometres a side is shown by "
+            f"{count_text(int(too_small.sum()), 'patch', 'patches')}, read whole: cells look too "
+            "large there to a network."
         )
     return sentences

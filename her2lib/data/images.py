@@ -57,7 +57,7 @@ FAULTS = {
     ),
     "damaged": (
         "error",
-        "the image is cut short or damaged ({})",
+        "the image is cut short or damaged",
         "copy it again from its source",
     ),
     "foreign": (
@@ -295,8 +295,8 @@ def _probe_file(path, deep):
     except Image.DecompressionBombError:
         return _no_image("huge", "over 178 million pixels", digest=digest)
     # A stranger's bytes raise anything in a decoder; to the reader it all means the same.
-    except Exception as error:
-        return _no_image("damaged", str(error)[:80], digest=digest)
+    except Exception:
+        return _no_image("damaged", digest=digest)
 
 
 def _no_image(fault, detail="", digest=""):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from her2lib import scores
+from her2lib.data import field
 from her2lib.data.images import FAULTS
 from her2lib.intake import columns
 from her2lib.intake.choices import Choices
@@ -30,6 +31,16 @@ PROBLEMS = FAULTS | {
         "error",
         "{0} is not a HER2 score",
         "write one of 0, 1+, 2+, 3+{1}",
+    ),
+    "scale": (
+        "error",
+        "{0} stands among {1}",
+        "{2}",
+    ),
+    "no place": (
+        "error",
+        "{0}",
+        "{1}",
     ),
     "unscored": (
         "warning",
@@ -91,6 +102,11 @@ PROBLEMS = FAULTS | {
         "the same bytes as {}: counted once",
         "delete one of the two",
     ),
+    "row repeat": (
+        "warning",
+        "it stands in the table twice: counted once",
+        "delete one of the two rows, not the file",
+    ),
     "leak": (
         "error",
         "the same bytes as {}, which is in the {} set",
@@ -104,7 +120,7 @@ PROBLEMS = FAULTS | {
     "conflicting": (
         "error",
         "the same bytes stand with the scores {} ({})",
-        "decide on one score, delete the other file",
+        "decide on one score, delete the other file or row",
     ),
     "partner": (
         "warning",
@@ -122,6 +138,23 @@ PROBLEMS = FAULTS | {
         "give each slide and patient to one set",
     ),
 }
+# What folder_rows writes where a score should stand: what is wrong, what to do.
+NO_PLACE = {
+    columns.NO_SCORE_FOLDER: (
+        "it lies in no folder that is a HER2 score",
+        "move it into the folder of its score, or say where scores stand: --score-from",
+    ),
+    columns.NO_SCORE_IN_NAME: (
+        "there is no score in the name, or not a HER2 score alone",
+        "rename it (a_2+.png), or say where scores stand: --score-from",
+    ),
+}
+# A slide has one stain: where so many of its fields show another, those that pass show it too. Of a
+# real H&E slide in fields of 128 um, 49 of 52 are called H&E; of a slide with a partner in H&E
+# under the same name it is half.
+OTHER_STAINS = (field.REASONS["H&E"], field.REASONS["nuclear"])
+MOST_OF_SLIDE = 0.8
+LEAST_FIELDS = 5
 # Of patches with the same bytes the first in this order stays: what training must not see.
 DUPLICATE_ORDER = {"test": 0, "external": 1, "val": 2, "train": 3, "": 4}
 
@@ -137,8 +170,10 @@ def judge_texts(rows: pd.DataFrame, problems: list, choices: Choices) -> np.ndar
     rows["score"] = _map_unique(texts["score"], parse_score).astype(int)
     rows["set"] = _map_unique(texts["set"], _parse_set)
     rows["mpp"] = _map_unique(texts["mpp"], _parse_mpp).astype(float)
+    scale = _judge_scale(rows, texts["score"], problems, choices)
+    unplaced = _judge_places(rows, texts["score"], problems)
     unusable = {
-        "score": rows["score"] == columns.NOT_A_SCORE,
+        "score": (rows["score"] == columns.NOT_A_SCORE) & ~scale & ~unplaced,
         "set": rows["set"] == "?",
         "mpp": rows["mpp"] == 0,
         "name": _map_unique(rows.file, _has_control_signs).astype(bool),
@@ -147,9 +182,29 @@ def judge_texts(rows: pd.DataFrame, problems: list, choices: Choices) -> np.ndar
         for file, text, cell in _cells_of(rows, code, texts[code], mask):
             problems.append((code, file, (f"{cell}{text!r}", _score_word_hint(text))))
     _judge_unscored(rows, problems)
-    _judge_readings(rows, problems, parse_score)
+    _judge_readings(rows, problems, choices.score_words)
     rows["name"] = columns.patch_names(rows.file)
-    return np.logical_or.reduce(list(unusable.values()))
+    return np.logical_or.reduce([scale, unplaced, *unusable.values()])
+
+
+def _judge_scale(rows, texts, problems, choices):
+    """(N,) bool, rows whose score is a number of a column on another scale than 0 to 3."""
+    words = choices.score_words
+    what, remedy = columns.other_scale(texts, words)
+    is_number = partial(columns.is_bare_number, words=words)
+    doubtful = _map_unique(texts, is_number).astype(bool)
+    doubtful &= bool(what)
+    for file, text, cell in _cells_of(rows, "score", texts, doubtful):
+        problems.append(("scale", file, (f"{cell}{text!r}", what, remedy)))
+    return doubtful.to_numpy(bool)
+
+
+def _judge_places(rows, texts, problems):
+    """(N,) bool, rows of images that lie or are called where no score can stand."""
+    unplaced = texts.isin(NO_PLACE)
+    for file, text in zip(rows.file[unplaced], texts[unplaced], strict=True):
+        problems.append(("no place", file, NO_PLACE[text]))
+    return unplaced.to_numpy(bool)
 
 
 def _judge_unscored(rows, problems):
@@ -167,7 +222,8 @@ def _score_word_hint(text):
     """str, how a word that may be a score is declared; "" for what holds no word."""
     if scores.is_date(text):
         return ", in cells formatted as text: a spreadsheet made a date of it"
-    if not text.replace(" ", "").replace("-", "").isalpha():
+    is_word = text.replace(" ", "").replace("-", "").isalpha()
+    if not is_word and not scores.is_two_scores(text):
         return ""
     example = f"{text.lower()}=SCORE"
     if " " in text:
@@ -175,14 +231,20 @@ def _score_word_hint(text):
     return f", or say which it means: --score-word {example}"
 
 
-def _judge_readings(rows, problems, parse_score):
+def _judge_readings(rows, problems, words):
     """Turns the readings of every rater into 0 to 3, -1 for not read or not readable."""
+    parse_score = partial(columns.parse_written_score, words=words)
     for column in columns.rater_columns(rows):
         texts = rows[column]
         readings = _map_unique(texts, parse_score).astype(int)
+        what, _ = columns.other_scale(texts, words)
+        if what:
+            is_number = _map_unique(texts, partial(columns.is_bare_number, words=words))
+            readings = readings.mask(is_number.astype(bool), columns.NOT_A_SCORE)
         wrong = readings == columns.NOT_A_SCORE
         for file, text, cell in _cells_of(rows, column, texts, wrong):
-            problems.append(("rater", file, (f"{cell}{text!r} by {column}",)))
+            among = f" among {what}," * bool(what)
+            problems.append(("rater", file, (f"{cell}{text!r} by {column}{among}",)))
         rows[column] = readings.clip(lower=columns.NOT_WRITTEN)
 
 
@@ -260,11 +322,23 @@ def _judge_sizes(rows, problems):
 
 
 def judge_fields(rows: pd.DataFrame, problems: list, reasons: Sequence[str]) -> np.ndarray:
-    """(N,) bool, rows that show no H-DAB field, by the sentences of field.judge_files."""
-    for file, reason in zip(rows.file, reasons, strict=True):
+    """(N,) bool, rows that show no H-DAB field, by the sentences of field.judge_files.
+
+    Where a slide is of another stain, all of its rows.
+    """
+    refused_for = np.array(reasons, object)
+    slides = rows["slide"].to_numpy(object)
+    for slide in set(filter(None, slides)):
+        of_slide = slides == slide
+        n_fields = int(of_slide.sum())
+        n_others = int(np.isin(refused_for[of_slide], OTHER_STAINS).sum())
+        if n_fields >= LEAST_FIELDS and n_others >= MOST_OF_SLIDE * n_fields:
+            what = f"{n_others:,} of {n_fields:,} fields of slide {slide} show another stain"
+            refused_for[of_slide & (refused_for == "")] = what
+    for file, reason in zip(rows.file, refused_for, strict=True):
         if reason:
             problems.append(("field", file, (reason,)))
-    return np.array([bool(reason) for reason in reasons], bool)
+    return np.array([reason != "" for reason in refused_for], bool)
 
 
 def judge_duplicates(rows: pd.DataFrame, problems: list) -> np.ndarray:
@@ -280,7 +354,7 @@ def judge_duplicates(rows: pd.DataFrame, problems: list) -> np.ndarray:
         if len(known_scores) > 1:
             left_out[same.index] = True
             written = " and ".join(map(scores.score_name, known_scores))
-            files = ", ".join(same.file[:4])
+            files = ", ".join(_rows_named(same)[:4])
             for file in same.file:
                 problems.append(("conflicting", file, (written, files)))
             continue
@@ -291,9 +365,18 @@ def judge_duplicates(rows: pd.DataFrame, problems: list) -> np.ndarray:
             leaks = row.set != first.set and first.set not in ("", "train")
             if leaks:
                 problems.append(("leak", row.file, (first.file, first.set)))
+            elif row.path == first.path:
+                problems.append(("row repeat", row.file, ()))
             else:
                 problems.append(("repeat", row.file, (first.file,)))
     return left_out
+
+
+def _rows_named(rows):
+    """list of str, the file of each row; where one file stands in a table twice, with its row."""
+    if "line" not in rows or rows.file.is_unique:
+        return rows.file.tolist()
+    return (rows.file + " in row " + rows.line.astype(str)).tolist()
 
 
 def judge_sets(rows: pd.DataFrame, problems: list) -> None:

@@ -1,4 +1,4 @@
-"""The scale of patches that state none: estimated once for each size of picture, and said.
+"""The scale of patches: estimated where none is stated, and set against what is stated.
 
 A single picture tells its scale within about 30 %, a set of eight within 10 % (data/scale.py), so
 all pictures of one size share one estimate.
@@ -15,9 +15,13 @@ from tqdm.auto import tqdm
 from her2lib.data import field, scale
 from her2lib.data.images import map_ahead, read_pixels
 from her2lib.files import fingerprint, read_json, source_fingerprint, write_json
+from her2lib.intake.layout_sentences import count_text
 
 # So many pictures of a size are looked at: 0.08 s each at 1024 px, decoding included.
 MOST_IMAGES = 48
+# A stated scale that differs from the pictures by more than this factor is doubted aloud: single
+# pictures of phantoms are wrong by more in 3 of 100, and files that were resized are by 2 to 4.6.
+DOUBTFUL = 1.5
 STATED = "stated"
 ESTIMATED = "estimated"
 
@@ -30,7 +34,7 @@ def with_known_scale(
     progress: bool = False,
     flag: str = "--mpp",
 ) -> tuple[pd.DataFrame, list[str]]:
-    """(table with mpp filled in and mpp_from; sentences): what was estimated, and how surely.
+    """(table with mpp filled in and mpp_from; sentences): what was estimated, what is doubted.
 
     table: path and mpp, NaN where no file, table or flag states it.
     sides_px: (width, height) of each file.  cache: folder that keeps estimates for the next call.
@@ -46,22 +50,32 @@ def with_known_scale(
     sentences = []
     for size in sorted(set(sizes[np.isnan(mpp)])):
         rows = np.flatnonzero((sizes == size) & (mpp_from == ""))
-        estimate = _estimate(list(table["path"].iloc[rows]), size, cache, progress)
+        estimate = _estimate(table["path"].iloc[rows], np.ones(len(rows)), size, cache, progress)
         sentences.append(_sentence(estimate, len(rows), size, flag))
         if not estimate.reason:
             mpp[rows] = estimate.mpp
             mpp_from[rows] = ESTIMATED
+    for size in sorted(set(sizes[mpp_from == STATED])):
+        rows = np.flatnonzero((sizes == size) & (mpp_from == STATED))
+        ratio = _estimate(table["path"].iloc[rows], mpp[rows], size, cache, progress)
+        sentences += _doubt_sentences(ratio, mpp[rows], size)
     return table.assign(mpp=mpp, mpp_from=mpp_from), sentences
 
 
 # --- helpers ------------------------------------------------------------------------------------
 
 
-def _estimate(paths, size, cache, progress):
-    """scale.SetScale of pictures of one size, read from the cache where they are the same."""
+def _estimate(paths, units_um, size, cache, progress):
+    """scale.SetScale of pictures of one size, read from the cache where they are the same.
+
+    units_um: (N,) what each picture's scale is divided by: 1 um, or the scale that is stated.
+    """
     chosen = np.linspace(0, len(paths) - 1, min(len(paths), MOST_IMAGES)).round().astype(int)
-    files = [Path(paths[i]) for i in chosen]
+    files = [Path(paths.iloc[i]) for i in chosen]
+    units_um = units_um[chosen]
     stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    if (units_um != 1).any():
+        stamps.append(units_um.tolist())
     code = source_fingerprint("data.scale", "data.blob_filters")
     kept = None
     if cache:
@@ -71,7 +85,10 @@ def _estimate(paths, size, cache, progress):
             return scale.SetScale(**record)
 
     bar = tqdm(files, desc=f"scale of {size} px", unit="patch", disable=not progress)
-    rows = [row for row in map_ahead(_estimate_file, bar) if row is not None]
+    rows = []
+    for row, unit_um in zip(map_ahead(_estimate_file, bar), units_um, strict=True):
+        if row is not None:
+            rows.append(row.assign(mpp=row["mpp"] / unit_um))
     estimate = scale.pool_mpp(pd.concat(rows)) if rows else _untold(len(files))
     if kept:
         _keep(kept, estimate)
@@ -104,8 +121,27 @@ def _keep(file, estimate):
 
 def _sentence(estimate, count, size, flag):
     """str for `her2 check`, page one and the log: what is taken for the scale, and the flag."""
-    patches = f"{count:,} patches" if count != 1 else "1 patch"
+    patches = count_text(count, "patch", "patches")
     text = f"No scale is stated for {patches} of {size} px. {estimate.sentence(flag)}"
     if estimate.reason:
         text += f" A patch is taken for {field.FIELD_UM:.0f} um a side."
     return text
+
+
+def _doubt_sentences(ratio, stated_mpp, size):
+    """list of str: that pictures contradict the scale that is stated for them; [] where they agree.
+
+    ratio: scale.SetScale of the pictures' scale over the stated one.
+    """
+    is_doubtful = not 1 / DOUBTFUL <= ratio.mpp <= DOUBTFUL and not ratio.low <= 1 <= ratio.high
+    if ratio.reason or not is_doubtful:
+        return []
+    stated = float(np.median(stated_mpp))
+    patches = count_text(len(stated_mpp), "patch", "patches")
+    return [
+        f"The stated scale of {patches} of {size} px, {stated:.2g} um a pixel, does not fit what "
+        f"they show: by nuclei and membranes it is about {ratio.mpp * stated:.2g} "
+        f"({ratio.low * stated:.2g} to {ratio.high * stated:.2g}; pictures that answer: "
+        f"{ratio.n_answered} of {ratio.n_images}). The stated one is used; if the files were "
+        "resized since, correct it, or leave it out and it is estimated."
+    ]

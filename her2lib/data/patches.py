@@ -1,5 +1,6 @@
 """Patches and their scores, every problem of the files listed before anything is trained."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,7 +17,7 @@ from her2lib.data.known_scale import STATED, with_known_scale
 from her2lib.files import DataError
 from her2lib.intake import columns, layouts
 from her2lib.intake.choices import FIND_OUT, Choices
-from her2lib.intake.layout_sentences import count_text
+from her2lib.intake.layout_sentences import count_text, score_word_sentences
 from her2lib.intake.layouts import Layout
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def read_source(
 
     facts = _facts_inside(rows.path, layout.root, choices, look_at)
     rows = pd.concat([rows, facts], axis=1)
+    declared = score_word_sentences(rows["score"], choices.score_words)
     unusable = judging.judge_texts(rows, problems, choices)
     scale = _state_mpp(rows, choices)
     unusable |= judging.judge_files(rows, problems)
@@ -131,7 +133,7 @@ def read_source(
     judging.judge_partners(rows, problems, he_facts)
 
     table = rows[[*columns.COLUMNS, "mpp_from", *columns.rater_columns(rows)]]
-    sentences = [*layout.sentences, *scale, _sum_sentence(layout, len(table))]
+    sentences = [*layout.sentences, *declared, *scale, _sum_sentence(layout, len(table))]
     # Names of strangers stand in them.
     sentences = [judging.visible_text(sentence) for sentence in sentences]
     return Source(table, judging.problem_table(problems), layout, sentences)
@@ -184,7 +186,7 @@ def stop_on_errors(problems: pd.DataFrame, *, path: Path | str) -> None:
     first = errors.iloc[0]
     raise DataError(
         f"{first.file}: {first.problem} ({count_text(len(errors), 'error')} in all). "
-        f"`her2 check {path}` lists each with its remedy; "
+        f"`her2 check {shlex.quote(str(path))}` lists each with its remedy; "
         f"--skip-bad goes on without these patches."
     )
 
@@ -215,13 +217,10 @@ def _sum_sentence(layout, n_read):
     """str: read, refused and left aside, which together are all that is there."""
     refused = len(layout.rows) - n_read + layout.n_refused
     left_aside = layout.n_there - layout.n_partners - n_read - refused
-    unit = "files lie there"
+    there = count_text(layout.n_there, "file lies there", "files lie there")
     if layout.name == "manifest":
-        unit = "rows are written"
+        there = count_text(layout.n_there, "row is written", "rows are written")
     partners = ""
     if layout.n_partners:
-        partners = f" {layout.n_partners:,} H&E partners,"
-    return (
-        f"{layout.n_there:,} {unit}: {n_read:,} read,{partners} {refused:,} refused, "
-        f"{left_aside:,} left aside."
-    )
+        partners = f" {count_text(layout.n_partners, 'H&E partner')},"
+    return f"{there}: {n_read:,} read,{partners} {refused:,} refused, {left_aside:,} left aside."

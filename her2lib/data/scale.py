@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from her2lib.data.blob_filters import copy_features
+from her2lib.intake.layout_sentences import count_text
 
 # Nuclei are 6 to 10 px wide there, and little is left of a scanner's sharpening and of JPEG.
 # Phantoms within 30 %: 90 of 100, and 86 where 0.8 um counted most, 88 where 1.2 um did.
@@ -142,7 +143,8 @@ class SetScale:
             return f"The scale cannot be told: {self.reason}. State it with {flag}."
         text = (
             f"About {self.mpp:.2f} um a pixel ({self.low:.2f} to {self.high:.2f}), estimated from "
-            f"nuclei and membranes in {self.n_answered} of {self.n_images} pictures"
+            f"nuclei and membranes in {self.n_answered} of "
+            f"{count_text(self.n_images, 'picture')}"
         )
         if self.spread > MIXED:
             text += "; they differ so much that several scales may be mixed"
@@ -184,7 +186,8 @@ def pool_mpp(estimates: pd.DataFrame) -> SetScale:
     if len(logs) == 0 or len(logs) < LEAST_ANSWERED * len(estimates):
         commonest = estimates.loc[estimates["mpp"].isna(), "reason"].mode().iloc[0]
         silent = len(estimates) - len(logs)
-        reason = f"{silent} of {len(estimates)} pictures do not show it, mostly because {commonest}"
+        pictures = count_text(len(estimates), "picture")
+        reason = f"not shown by {silent} of {pictures}, mostly because {commonest}"
         return SetScale(np.nan, np.nan, np.nan, **counts, spread=np.nan, reason=reason)
     # few pictures say little of their own spread: that of phantoms stands in for it
     spread = SPREAD

@@ -10,6 +10,7 @@ public_sets       public HER2 sets as downloaded, and what their labels are wort
 columns           what is written about a patch: columns, words for sets and scores
 manifests         a table of patches -> rows as written, what was taken for which column
 text_tables       one reader for every table that people bring, in any dialect, .xlsx too
+table_paths       where the files of a table lie, also where its paths come from elsewhere
 table_files       files that hold a table taken apart into rows of text
 """
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from os import PathLike, fspath
 from typing import Any
 
+from her2lib import scores
 from her2lib.files import did_you_mean
 
 # Where in a path something stands, counted from the file: the folder it lies in, the one above.
@@ -44,6 +45,8 @@ class Choices:
             value = getattr(self, name)
             if value and value not in known:
                 raise ValueError(f"{name} cannot be {value!r}.{did_you_mean(value, known)}")
+        for word, score in self.score_words.items():
+            _check_score_word(word, score)
         # False for nan
         if self.mpp is not None and not 0.05 <= self.mpp <= 10:
             raise ValueError(f"mpp is micrometres a pixel, 0.05 to 10, not {self.mpp!r}.")
@@ -88,3 +91,11 @@ def read_score_words(texts: Iterable[str]) -> dict[str, str]:
             raise ValueError(f"{text!r} is no score word: write it as negative=0.")
         words[word.strip().lower()] = score.strip()
     return words
+
+
+def _check_score_word(word, score):
+    """Raises ValueError where a word is declared to be what is no score: negative=zero."""
+    try:
+        scores.parse_score(score)
+    except ValueError as error:
+        raise ValueError(f"The score word {word!r}: {error}") from error

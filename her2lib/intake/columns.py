@@ -42,6 +42,15 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 # Micrometres a pixel, from oil immersion to a loupe; beyond, the unit is wrong (nm, mm).
 MPP = (0.05, 10.0)
 
+# What to say where the four scores are classes 1 to 4.
+COUNTED_FROM_ONE = "--score-word 1=0 --score-word 2=1+ --score-word 3=2+ --score-word 4=3+"
+# So many different numbers beyond 3 are another scale, fewer are slips.
+MANY_NUMBERS = 3
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
+
+# Written for the score of an image where the layout has no place for one.
+NO_SCORE_FOLDER = "(no score folder)"
+NO_SCORE_IN_NAME = "(no score in the name)"
 NOT_WRITTEN = -1
 NOT_A_SCORE = -2
 NO_WORDS: Mapping[str, str] = {}
@@ -65,6 +74,32 @@ def parse_written_scores(texts: Iterable[str], words: Mapping[str, str] = NO_WOR
     texts = list(texts)
     score_of = {text: parse_written_score(text, words) for text in set(texts)}
     return [score_of[text] for text in texts]
+
+
+def other_scale(texts: Iterable[str], words: Mapping[str, str] = NO_WORDS) -> tuple[str, str]:
+    """(what is wrong, remedy) where numbers of a column are no scores 0 to 3; ("", "") elsewhere.
+
+    Classes counted from 1 are wrong by one step throughout, and the first percents are 0, 1, 2
+    and 3: of such a column no number is read, unless words declares what each stands for.
+
+    Example: other_scale(["1", "2", "3", "4"])[0] begins "numbers from 1 to 4"
+    """
+    texts = list(texts)
+    numbers = [float(text.replace(",", ".")) for text in texts if is_bare_number(text, words)]
+    beyond = [number for number in numbers if number not in (0, 1, 2, 3)]
+    if set(beyond) == {4} != set(numbers) and 0 not in parse_written_scores(texts, words):
+        remedy = f"say what they mean: {COUNTED_FROM_ONE}"
+        return "numbers from 1 to 4, of which 1 may be the score 0", remedy
+    # A slip of the keyboard is one number or two; a percentage or an H-score has many.
+    if len(set(beyond)) >= MANY_NUMBERS and len(beyond) >= len(numbers) / 20:
+        what = f"numbers from {min(numbers):g} to {max(numbers):g}, another scale than 0 to 3"
+        return what, "name the column of the scores 0, 1+, 2+, 3+ 'score'"
+    return "", ""
+
+
+def is_bare_number(text: str, words: Mapping[str, str] = NO_WORDS) -> bool:
+    """bool, whether a text is a number without a plus sign that words does not declare."""
+    return bool(_NUMBER.fullmatch(text)) and text not in words
 
 
 def set_of_word(text: str) -> str:

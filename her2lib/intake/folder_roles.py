@@ -6,6 +6,7 @@ are counted from the file: folder1 is the folder it lies in, folder2 the one abo
 
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from her2lib.intake.columns import (
     parse_written_scores,
     set_of_word,
 )
+from her2lib.intake.layout_sentences import count_text
 
 # Folders that name a stain. A name under "other" is another marker's, which is left aside.
 STAINS = {
@@ -38,6 +40,9 @@ STAINS = {
 # Sets for the translation of pictures: A is what they start from (H&E), B what they make (HER2).
 PAIRED_SET = re.compile(r"(?:train|val|test)([AB])")
 STAIN_OF_SIDE = {"A": "he", "B": "her2"}
+
+# Of a cross-validation: neither a set, nor a patient above the score.
+FOLD = re.compile(r"(?:cv[ _-]?)?(?:fold|split)[ _-]?\d+", re.IGNORECASE)
 
 # "2+" or "2plus" between signs that end a word, as in her2-2+-score_train_9 or 00012_train_2+;
 # a number without a plus only beside the word score or class, or last behind a set.
@@ -60,11 +65,16 @@ class Level:
     position: list[int]  # index into the folders of a file, -1 where it has no such level
     names: frozenset[str]
     readable: frozenset[str]  # those of names that are scores
+    declared: frozenset[str] = frozenset()  # those of them that the user declares as scores
+    has_zero: bool = False  # whether one of them is the score 0
 
     @property
     def is_marked(self) -> bool:
-        """bool, whether a name says that it is a score: "2+", "class_2", not a number alone."""
-        return any(not name.strip().isdigit() for name in self.readable)
+        """bool, whether a name says that it is a score: "2+", "class_2", not a number alone.
+
+        A number does where the user declares it: --score-word 1=0.
+        """
+        return any(not name.strip().isdigit() for name in self.readable) or bool(self.declared)
 
 
 def read_tree(files: Sequence[str]) -> pd.DataFrame:
@@ -109,6 +119,19 @@ def score_of_name(stem: str) -> str:
     return scores.pop()
 
 
+def fold_sentences(tree: pd.DataFrame) -> list[str]:
+    """list of a sentence on folders that name a fold, which are read as nothing; empty without."""
+    names: set[str] = set().union(*tree["folders"])
+    folds = sorted(name for name in names if FOLD.fullmatch(name.strip()))
+    if not folds:
+        return []
+    shown = ", ".join(folds[:5])
+    return [
+        f"The folders {shown} are folds: read neither as sets nor as patients. A study draws its "
+        "own sets, unless a table gives them."
+    ]
+
+
 def set_of_name(stem: str) -> str:
     """str, train, val or test as a word of a file's name; "" for none, or for several."""
     sets = {text.lower() for text in SET_IN_NAME.findall(stem)}
@@ -130,9 +153,11 @@ def bci_score(stem: str) -> str:
 
 
 def stated_level(tree: pd.DataFrame, folder: str, words: Mapping[str, str]) -> Level:
-    """Level that the user names: folder1, folder2 …"""
+    """Level that the user names: folder1, folder2 … DataError where no file has such a folder."""
     number = FOLDERS.index(folder) + 1
     position = [max(len(folders) - number, -1) for folders in tree["folders"]]
+    if max(position) < 0:
+        raise DataError(_no_folder_sentence("score-from", folder))
     return _level(tree["folders"], position, words)
 
 
@@ -158,7 +183,7 @@ def score_level(tree: pd.DataFrame, choices: Choices, where: str) -> Level | Non
     inner = max(candidates, key=lambda level: max(level.position))
     for level in candidates:
         _refuse_two_levels(tree, inner, level, choices, where)
-    if not marked and not _has_zero(inner):
+    if not marked and not inner.has_zero:
         _refuse_bare_numbers(tree, inner, where)
     return inner
 
@@ -200,8 +225,16 @@ def _level(folders_of_files, position, words):
     for folders, i in zip(folders_of_files, position, strict=True):
         if i >= 0 and folders[i]:
             names.add(folders[i])
-    readable = {name for name in names if parse_written_score(name, words) > NOT_WRITTEN}
-    return Level(list(position), frozenset(names), frozenset(readable))
+    score_of = {name: parse_written_score(name, words) for name in names}
+    readable = {name for name in names if score_of[name] > NOT_WRITTEN}
+    words_in_lower_case = {word.strip().casefold() for word in words}
+    return Level(
+        position=list(position),
+        names=frozenset(names),
+        readable=frozenset(readable),
+        declared=frozenset(x for x in readable if x.strip().casefold() in words_in_lower_case),
+        has_zero=0 in score_of.values(),
+    )
 
 
 def _may_be_scores(level):
@@ -212,11 +245,7 @@ def _may_be_scores(level):
         return True
     others = level.names - level.readable
     numbered = any(re.search(r"\d", name) for name in others)
-    return not numbered and (_has_zero(level) or not others)
-
-
-def _has_zero(level):
-    return any(parse_written_score(name) == 0 for name in level.readable)
+    return not numbered and (level.has_zero or not others)
 
 
 def _coverage(tree, level):
@@ -294,7 +323,10 @@ def slides_and_patients(
     if choices.patient_from in FOLDERS:
         outer = [texts for texts in outer if texts != patients]
         inner = [texts for texts in inner if texts != patients]
+    # A Mac and a Linux machine write one umlaut in two ways: still one patient.
+    patients = [unicodedata.normalize("NFC", patient) for patient in patients]
     slides = _join_levels([*outer, *inner], len(tree))
+    slides = [unicodedata.normalize("NFC", slide) for slide in slides]
     slides = _told_apart(slides, patients)
     sentence = _origin_sentence(slides, patients, level, choices)
     return slides, patients, sentence
@@ -345,10 +377,20 @@ def _stated_patients(tree, patient_from):
     if patient_from == "name":
         return [stem_of(file).partition("_")[0] for file in tree["file"]]
     number = FOLDERS.index(patient_from) + 1
-    return [
+    patients = [
         (folders[-number:][:1] or ("",))[0] * (len(folders) >= number)
         for folders in tree["folders"]
     ]
+    if not any(patients):
+        raise DataError(_no_folder_sentence("patient-from", patient_from))
+    return patients
+
+
+def _no_folder_sentence(flag, folder):
+    return (
+        f"--{flag} {folder}: no image lies in so many folders. Of the folders named by the path, "
+        f"folder1 is the one that an image lies in, folder2 the one above: correct it."
+    )
 
 
 def _join_levels(levels, count):
@@ -386,9 +428,9 @@ def _origin_sentence(slides, patients, level, choices):
         below = "the other folders"
     counts = []
     if n_patients:
-        counts.append(f"{n_patients:,} patients ({above})")
+        counts.append(f"{count_text(n_patients, 'patient')} ({above})")
     if n_slides:
-        counts.append(f"{n_slides:,} slides ({below})")
+        counts.append(f"{count_text(n_slides, 'slide')} ({below})")
     if not counts:
         return ""
     return f"Taken from the paths: {' and '.join(counts)}; --patient-from chooses."
@@ -426,10 +468,10 @@ def _sets_of(folders, sets):
 
 
 def _free_of(folders, stains, sets):
-    """tuple of str, the folders of a file, "" for those that name a stain or a set."""
+    """tuple of str, the folders of a file, "" for those that name a stain, a set or a fold."""
     free = []
     for folder in folders:
-        if stains[folder] or sets[folder]:
+        if stains[folder] or sets[folder] or FOLD.fullmatch(folder.strip()):
             free.append("")
         else:
             free.append(folder)

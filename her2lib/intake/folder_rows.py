@@ -10,7 +10,7 @@ from her2lib.files import DataError
 from her2lib.intake import columns, folder_roles, public_sets
 from her2lib.intake.choices import FOLDERS, Choices
 from her2lib.intake.folder_roles import Level
-from her2lib.intake.layout_sentences import no_score_sentence
+from her2lib.intake.layout_sentences import count_text, no_score_sentence
 from her2lib.intake.listing import Listing
 from her2lib.intake.public_sets import PublicSet
 
@@ -85,6 +85,7 @@ def rows_of(
             }
         )
     sentences = [sentence for sentence in [origin] if sentence]
+    sentences += folder_roles.fold_sentences(ihc)
     if public_set and not any(slides) and not any(patients):
         facts = [
             public_sets.facts_of_name(public_set, f"{root.resolve().name}/{file}")
@@ -93,7 +94,8 @@ def rows_of(
         rows = [row | fact for row, fact in zip(rows, facts, strict=True)]
         if any(facts):
             codes = {fact.get("slide", "") for fact in facts} - {""}
-            sentences.append(f"{len(codes):,} slides or patients taken from the names.")
+            count = count_text(len(codes), "slide or patient", "slides or patients")
+            sentences.append(f"{count} taken from the names.")
     return columns.as_raw_table(pd.DataFrame(rows, dtype=object)), sentences
 
 
@@ -132,12 +134,12 @@ def _score_texts(ihc, name, level):
     """list of str (N,), what is written where the score stands."""
     if name == "folders":
         texts = folder_roles.level_texts(ihc, level)
-        return [text or "(no score folder)" for text in texts]
+        return [text or columns.NO_SCORE_FOLDER for text in texts]
     if name == "bci":
         scores = [folder_roles.bci_score(folder_roles.stem_of(file)) for file in ihc["file"]]
-        return [score or "(no score in the name)" for score in scores]
+        return [score or columns.NO_SCORE_IN_NAME for score in scores]
     if name == "names":
-        return [text or "(no score in the name)" for text in ihc["score_of_name"]]
+        return [text or columns.NO_SCORE_IN_NAME for text in ihc["score_of_name"]]
     return [""] * len(ihc)
 
 
@@ -146,8 +148,12 @@ def _set_texts(ihc, name, choices):
     if choices.set_from == "none":
         return [""] * len(ihc)
     if choices.set_from == "name":
+        if not any(ihc["set_of_name"]):
+            raise DataError("--set-from name: no name holds train, val or test: leave it out.")
         return ihc["set_of_name"].tolist()
     by_folder = ihc["set"]
+    if choices.set_from == "folder" and not any(by_folder):
+        raise DataError("--set-from folder: no folder is named train, val or test: leave it out.")
     # A word such as test in a few names is no set; BCI writes one into every name.
     every_name = (ihc["set_of_name"] != "").all() and not (by_folder != "").any()
     if choices.set_from == "" and (name == "bci" or every_name):

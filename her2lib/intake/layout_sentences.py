@@ -1,7 +1,8 @@
 """What is said of a layout: as what it was read, what contradicts itself, what was left aside."""
 
+import shlex
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,10 @@ EXPECTED = (
     "expected a manifest.csv (path,score), BCI's IHC/train and IHC/test, folders named 0, 1+, 2+, "
     "3+, or names such as a_2+.png"
 )
+
+
+# So many folders may be scores in words: null, ultralow, low, equivocal, positive, unknown.
+MOST_SCORE_WORDS = 6
 
 
 def count_text(count: int, noun: str, plural: str = "") -> str:
@@ -73,7 +78,7 @@ def nothing_sentence(path: Path, lying: Listing) -> str:
     if slides:
         return (
             f"{path} holds {count_text(len(slides), 'slide')} ({slides[0]} …) and no patches: "
-            f"cut them first: her2 tile {path} --out FOLDER."
+            f"cut them first: her2 tile {shlex.quote(str(path))} --out FOLDER."
         )
     aside = " ".join(lying.sentences())
     return f"{path} holds no patches: {EXPECTED}. {aside}".rstrip()
@@ -85,10 +90,7 @@ def no_score_sentence(
     """str, that images have no scores where scores could stand, and what the user can do."""
     images = count_text(len(ihc), "image")
     parts = [f"{path} holds no patches with a score: {EXPECTED}; {images} there."]
-    folders = sorted({folders[-1] for folders in ihc["folders"] if folders})
-    if any(columns.parse_written_score(folder) >= 0 for folder in folders):
-        names = ", ".join(folders[:6])
-        parts.append(f"The folders {names} are no scores, as not all are: --score-from folder1.")
+    parts += _folders_hint(ihc)
     n_named = int((ihc["score_of_name"] != "").sum())
     if n_named:
         named = ihc["file"][ihc["score_of_name"] != ""].iloc[0]
@@ -96,11 +98,27 @@ def no_score_sentence(
     tables = [file for file in lying.files if file.lower().endswith(TABLE_SUFFIXES)]
     tables = [file for file in tables if "readme" not in file.lower()]
     if tables:
-        parts.append(f"If {tables[0]} holds the scores, name that table instead of the folder.")
+        names = " or ".join(tables[:3])
+        parts.append(f"If {names} holds the scores, name that table instead of the folder.")
     parts.append("--layout images reads them without scores.")
     if public_set:
         parts.append(public_sets.sentence_of(public_set))
     return " ".join(parts)
+
+
+def score_word_sentences(texts: pd.Series, words: Mapping[str, str]) -> list[str]:
+    """list of a sentence on what each declared word was read as, and how often; empty for none.
+
+    texts (N,): the scores as written.
+    """
+    parts = []
+    for word, score in words.items():
+        n = int(texts.map({text: _is_word(text, word) for text in set(texts)}).sum())
+        written = scores.score_name(scores.parse_score(score))
+        parts.append(f"{word!r} as {written} ({count_text(n, 'patch', 'patches')})")
+    if not parts:
+        return []
+    return [f"Read as stated: {', '.join(parts)}."]
 
 
 def crossing_sentences(crossed: np.ndarray, undecided: np.ndarray) -> list[str]:
@@ -136,6 +154,29 @@ def aside_sentences(lying: Listing, read: Collection[str]) -> list[str]:
 
 
 # --- helpers --------------------------------------------------------------------------------------
+
+
+def _is_word(text, word):
+    """bool, whether a text is read as what a word is declared to be."""
+    parse = columns.parse_written_score
+    return parse(text, {word: "0"}) != parse(text, {word: "3+"})
+
+
+def _folders_hint(ihc):
+    """list of a sentence on folders that may be scores, and the flag that says so; or empty."""
+    innermost = sorted({folders[-1] for folders in ihc["folders"] if folders})
+    names = ", ".join(innermost[:6])
+    if set(innermost) == {"1", "2", "3", "4"}:
+        return [f"If the folders {names} are classes counted from 1: {columns.COUNTED_FROM_ONE}."]
+    if any(columns.parse_written_score(folder) >= 0 for folder in innermost):
+        return [f"The folders {names} are no scores, as not all are: --score-from folder1."]
+    # Patients or slides are many, the words for four scores few.
+    words = sorted(set().union(*ihc["free"]) - {""})
+    if not 2 <= len(words) <= MOST_SCORE_WORDS:
+        return []
+    shown = ", ".join(words)
+    example = shlex.quote(f"{words[0].lower()}=SCORE")
+    return [f"If the folders {shown} are scores, say which each means: --score-word {example}."]
 
 
 def _kind_by_ending(file):

@@ -5,6 +5,7 @@ is refused with both readings and the flag that chooses.
 """
 
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -133,6 +134,7 @@ def _table_layout(table, choices):
     root, rows, problems, notes = manifests.read_manifest(table, choices)
     example = sentences_.example_of(rows, choices)
     sentences = [sentences_.read_as("manifest", example, detail=f" ({table.name})"), *notes]
+    sentences += _unlisted_sentences(root, rows["path"], table)
     ignored = [
         name for name in ("score_from", "patient_from", "set_from") if name in choices.stated()
     ]
@@ -150,6 +152,30 @@ def _table_layout(table, choices):
     )
 
 
+def _unlisted_sentences(root, paths, table):
+    """list of a sentence on images beside those of a table that it does not list; else empty."""
+    listed = {os.path.normpath(path) for path in paths if path}
+    unlisted = []
+    for folder in sorted({os.path.dirname(path) for path in listed}):
+        if not os.path.isdir(folder) or not os.access(folder, os.R_OK):
+            continue
+        for name in sorted(os.listdir(folder)):
+            is_image = name.lower().endswith(SUFFIXES) and not listing.program_file(name)
+            if is_image and os.path.join(folder, name) not in listed:
+                unlisted.append(os.path.join(folder, name))
+    if not unlisted:
+        return []
+    count = sentences_.count_text(len(unlisted), "image lies", "images lie")
+    first = os.path.relpath(unlisted[0], root)
+    return [f"{count} beside those of {table.name} and {_are(unlisted)} not listed in it: {first}."]
+
+
+def _are(items):
+    if len(items) == 1:
+        return "is"
+    return "are"
+
+
 # --- folders --------------------------------------------------------------------------------------
 
 
@@ -161,7 +187,7 @@ def _folder_layout(path, choices):
     if public_set and public_set.holds == "slides":
         raise DataError(
             f"{path} holds whole slides. {public_sets.sentence_of(public_set)} "
-            f"Cut them first: her2 tile {path} --out FOLDER."
+            f"Cut them first: her2 tile {shlex.quote(str(path))} --out FOLDER."
         )
     if not images:
         raise DataError(sentences_.nothing_sentence(path, lying))

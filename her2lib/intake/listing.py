@@ -21,6 +21,11 @@ PROGRAM_FOLDERS = (
     "system volume information",
 )
 PROGRAM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "icon\r")
+# What `her2 score` writes: maps and heat maps are pictures too, and no patches.
+RESULT_FILES = {"scores.csv", "left_out.csv", "notes.txt"}
+# What `her2 tile` draws of a slide, beside its log.
+SLIDE_LOG = "fields.jsonl"
+SLIDE_PICTURES = ("overview.png", "thumbnail.png")
 # "a (1).png", "a - Copy.png", "a - Kopie (2).png": what a file manager calls a second copy.
 COPY = re.compile(r"^(.+?)(?: - (?:Copy|Kopie|Copie|copia))?(?: ?\(\d+\))?$")
 
@@ -35,6 +40,8 @@ REASONS = {
     "letters": "a name that is no UTF-8, as old disks write them: rename it",
     "copy": "a copy of another file here, byte by byte",
     "special": "a device, not a file",
+    "results": "results of an earlier `her2 score`",
+    "slide picture": "a picture of a whole slide, by `her2 tile`",
 }
 
 
@@ -110,9 +117,16 @@ def _list_folder(root, below, roots, above, files, left_aside):
     except OSError:
         left_aside.append((below, "locked"))
         return
+    names = {entry.name for entry in entries}
+    # Named as the root itself, such a folder is what the user wants to be read.
+    if below and names >= RESULT_FILES:
+        left_aside.append((below, "results"))
+        return
     for entry in entries:
         path = f"{below}/{entry.name}".lstrip("/")
         code = program_file(entry.name) or _fault_of(entry, roots)
+        if SLIDE_LOG in names and entry.name in SLIDE_PICTURES:
+            code = code or "slide picture"
         if code:
             left_aside.append((path, code))
         elif entry.is_dir():

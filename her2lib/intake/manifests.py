@@ -1,7 +1,6 @@
 """Manifests -> rows as they were written: a table that names each patch with its score."""
 
-import os
-import unicodedata
+import re
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -11,7 +10,9 @@ from her2lib import scores
 from her2lib.files import DataError
 from her2lib.intake import columns
 from her2lib.intake.choices import FIND_OUT, Choices
+from her2lib.intake.layout_sentences import count_text
 from her2lib.intake.table_files import TEXTS, WORKBOOKS
+from her2lib.intake.table_paths import locate_files
 from her2lib.intake.text_tables import TextTable, heading_key, meant_column, read_text_table
 
 # What a manifest may be called, apart from its stem.
@@ -19,7 +20,22 @@ SUFFIXES = (*TEXTS, *WORKBOOKS)
 # The first of these that is there names the patch of a row.
 PATH_COLUMNS = ("path", "patch", "name")
 # What columns may be that are not read as such: a fold is often a number, which tells no set.
-_NEAR = {"fold": "set", "reader": "rater_"}
+_NEAR = {
+    "fold": "set",
+    "reader": "rater_",
+    "core": "slide",
+    "block": "slide",
+    "specimen": "slide",
+    "sample": "slide",
+    "subject": "patient",
+    "mrn": "patient",
+    "pixel_size": "mpp",
+    "pixel_size_um": "mpp",
+    "um_per_pixel": "mpp",
+    "resolution": "mpp",
+}
+# So many columns that are not read are named, the others counted.
+SHOWN_COLUMNS = 8
 # A table in this dialect needs no sentence about it.
 USUAL = "commas, UTF-8"
 
@@ -59,10 +75,17 @@ def read_manifest(
     notes += _enlarged_note(table.cells)
     used = {path_column, "score", *columns.OPTIONAL_COLUMNS, *readings.values()}
     problems = _unused_columns(table, used)
+    notes += _unread_columns_note(table, used)
+    if "score_given" not in table.cells:
+        # Of a consensus the folders hold the scores of before, which score_given keeps.
+        notes += _folders_note(rows["path"], rows["score"], choices)
     rows["file"] = _file_names(rows["path"], table)
-    rows["path"] = [_locate(csv.parent, text) for text in rows["path"]]
-    if "he" in rows:
-        rows["he"] = [_locate(csv.parent, text) for text in rows["he"]]
+    for column in ("path", "he"):
+        if column in rows:
+            rows[column], sentences = locate_files(
+                csv.parent, rows[column].tolist(), allow=choices.allow, table=csv.name
+            )
+            notes += sentences
     return csv.parent, columns.as_raw_table(rows).assign(line=table.line), problems, notes
 
 
@@ -111,13 +134,12 @@ def _without_missing(table, column, notes):
     empty = {text for text in set(cells) if text and scores.is_missing(text)}
     # pandas and R write a slide that is not known as nan or NA, which would be one large slide
     if empty:
-        count = cells.isin(empty).sum()
         shown = ", ".join(sorted(map(repr, empty)))
-        heading = table.headings[column]
-        notes.append(
-            f"{table.path.name}: {count} cells of the column {heading!r} hold {shown}, "
-            f"read as empty."
+        of_column = f"of the column {table.headings[column]!r}"
+        count = count_text(
+            int(cells.isin(empty).sum()), f"cell {of_column} holds", f"cells {of_column} hold"
         )
+        notes.append(f"{table.path.name}: {count} {shown}, read as empty.")
     return cells.where(~cells.isin(empty), "").tolist()
 
 
@@ -132,6 +154,37 @@ def _enlarged_note(cells):
     return [
         f"{(factors > 1).sum()} of {len(cells)} patches were enlarged up to {factors.max():.3g} "
         "times when they were cut from slides: they hold no finer detail than was scanned."
+    ]
+
+
+def _unread_columns_note(table, used):
+    """list of a sentence on the columns that nothing is read from; empty where there are none."""
+    unread = [table.headings[column] for column in table.cells if column not in used]
+    if not unread:
+        return []
+    shown = ", ".join(map(repr, unread[:SHOWN_COLUMNS]))
+    more = ""
+    if len(unread) > SHOWN_COLUMNS:
+        more = f" and {len(unread) - SHOWN_COLUMNS} more"
+    return [f"{table.path.name}: columns that are not read: {shown}{more}."]
+
+
+def _folders_note(paths, texts, choices):
+    """list of a sentence on rows whose folder is named by another score; empty without such."""
+    folders = [path.replace("\\", "/").rpartition("/")[0].rpartition("/")[2] for path in paths]
+    by_folder = columns.parse_written_scores(folders, choices.score_words)
+    by_table = columns.parse_written_scores(texts, choices.score_words)
+    # Bare numbers are as often patients, and so are folders of which some are no scores.
+    if min(by_folder, default=-1) < 0 or all(folder.isdigit() for folder in folders):
+        return []
+    pairs = zip(by_folder, by_table, strict=True)
+    differ = [i for i, (one, other) in enumerate(pairs) if other >= 0 and one != other]
+    if not differ:
+        return []
+    first = paths.iloc[differ[0]]
+    return [
+        f"{len(differ):,} of {len(folders):,} rows have another score than the folder of their "
+        f"file, as {first}: the table counts."
     ]
 
 
@@ -151,7 +204,7 @@ def _nearly_meant(heading):
     meant = meant_column(heading)
     if meant in ("path", "score", *columns.OPTIONAL_COLUMNS):
         return meant
-    key = heading_key(heading)
+    key = heading_key(re.sub(r"[()\[\]]", "", heading))
     if meant or key in _NEAR:
         return _NEAR.get(meant or key, "")
     close = get_close_matches(key, ["rater_", *columns.OPTIONAL_COLUMNS], n=1)
@@ -166,18 +219,3 @@ def _file_names(paths, table):
     for text, line in zip(paths, table.line, strict=True):
         names.append(text or f"(row {line} of {table.path.name})")
     return names
-
-
-def _locate(folder, text):
-    """str, the path of a manifest's text, also with backslashes or in the other Unicode form."""
-    if not text:
-        return ""
-    path = os.path.join(folder, text)
-    if os.path.lexists(path):
-        return path
-    slashes = text.replace("\\", "/")
-    for form in ("NFC", "NFD"):
-        other = os.path.join(folder, unicodedata.normalize(form, slashes))
-        if os.path.lexists(other):
-            return other
-    return path

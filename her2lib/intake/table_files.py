@@ -246,13 +246,16 @@ def _read_worksheet(path, sheet, content):
     rows = [[_value_text(value) for value in row] for row in sheet.iter_rows(values_only=True)]
     while rows and not any(rows[-1]):
         rows.pop()
+    # A workbook keeps no cell behind the last that is filled in: nothing was lost there.
+    width = max(map(len, rows), default=0)
+    rows = [row + [""] * (width - len(row)) for row in rows]
     if re.search(rb"<f[ >/]", source):
         _fill_formulas(path, sheet.title, rows, content)
     merged = re.findall(rb'<mergeCell ref="([A-Z]+)(\d+):([A-Z]+)(\d+)"', source)
     n_merged = sum(_fill_merged(rows, *reference) for reference in merged)
     notes = []
     if n_merged:
-        notes.append(f"{n_merged} merged cells: the value of each is taken for all its rows.")
+        notes.append(f"Merged cells ({n_merged}): the value of each is taken for all its rows.")
     dialect = f"Excel workbook, sheet {sheet.title!r}"
     return RawTable(rows, dialect, sheet=sheet.title, notes=notes)
 

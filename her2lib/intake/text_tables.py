@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from her2lib.files import DataError, write_bytes
+from her2lib.intake.layout_sentences import count_text
 from her2lib.intake.table_files import (
     HEAD_ROWS,
     RawTable,
@@ -82,6 +83,29 @@ COLUMN_WORDS = {
     "note": "remark",
     "notes": "remark",
 }
+# Words of other languages, as heading_key writes them: hints, as nobody checked them all.
+FOREIGN_WORDS = {
+    "bild": "path",
+    "bildname": "path",
+    "bilddatei": "path",
+    "datei": "path",
+    "dateiname": "path",
+    "pfad": "path",
+    "fichier": "path",
+    "nom_du_fichier": "path",
+    "chemin": "path",
+    "archivo": "path",
+    "imagen": "path",
+    "bewertung": "score",
+    "befund": "score",
+    "klasse": "score",
+    "classe": "score",
+    "resultat": "score",
+    "ergebnis": "score",
+    "puntuación": "score",
+    "her2_status": "score",
+}
+OTHER_MEASURES = ("h_score", "hscore", "iscore", "allred_score")
 # A short row that ends before one of these could have lost any cell: it is refused.
 _KNOWN_COLUMNS = set(COLUMN_WORDS.values()) - {"remark"}
 # What stands above the index of a table: nothing, or, read and written once more by pandas or R,
@@ -256,11 +280,28 @@ def _missing_sentence(path, raw_tables, wanted):
     if not missing or i is None:
         return f"{path} is no table: give it a header and rows."
     shown = ", ".join(map(repr, headings[:12]))
-    close = get_close_matches(missing[0][0], [heading.casefold() for heading in headings], n=1)
+    columns = " and no column ".join(repr(names[0]) for names in missing)
+    hints = [hint for names in missing for hint in _perhaps_meant(names, headings)]
     hint = ""
-    if close:
-        hint = f" (perhaps {close[0]!r})"
-    return f"{path} has no column {missing[0][0]!r}, only {shown}: name it so{hint}."
+    if hints:
+        hint = f" (perhaps {' and '.join(hints)})"
+    remedy = "name it so"
+    if len(missing) > 1:
+        remedy = "name them so"
+    return f"{path} has no column {columns}, only {shown}: {remedy}{hint}."
+
+
+def _perhaps_meant(names, headings):
+    """list of the heading that may be one of the columns wanted, in quotes; empty for none."""
+    for heading in headings:
+        if FOREIGN_WORDS.get(heading_key(heading)) in names:
+            return [repr(heading)]
+    of_lower = {heading.casefold(): heading for heading in headings if heading}
+    close = get_close_matches(names[0], of_lower, n=1)
+    # An H-score, of 0 to 300, is another measure.
+    if close and heading_key(close[0]) not in OTHER_MEASURES:
+        return [repr(of_lower[close[0]])]
+    return []
 
 
 def _columns_of_head(raw):
@@ -280,13 +321,15 @@ def _body(path, all_rows, header_row, headings):
     notes = []
     n_blank = filled.count(False)
     if n_blank:
-        notes.append(f"{n_blank} blank rows between others are left out.")
+        count = count_text(n_blank, "blank row between others is", "blank rows between others are")
+        notes.append(f"{count} left out.")
     numbered = [(header_row + 2 + i, rows[i]) for i, full in enumerate(filled) if full]
     if _is_table_of_r(numbered, headings):
         headings.insert(0, "")
     n_short = _check_widths(path, numbered, headings)
     if n_short:
-        notes.append(f"{n_short} rows end before the last column: what is missing reads as empty.")
+        count = count_text(n_short, "row ends", "rows end")
+        notes.append(f"{count} before the last column: what is missing reads as empty.")
     width = len(headings)
     body = [row[:width] + [""] * (width - len(row)) for _, row in numbered]
     return body, [number for number, _ in numbered], notes

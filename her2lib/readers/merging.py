@@ -10,6 +10,7 @@ import pandas as pd
 from her2lib import scores
 from her2lib.files import DataError, keep_old
 from her2lib.intake.columns import NO_WORDS, parse_written_score, patch_names
+from her2lib.intake.layout_sentences import count_text
 from her2lib.intake.manifests import manifest_table, path_column_of, rater_headings
 from her2lib.intake.text_tables import TextTable, refuse_workbook, write_text_table
 from her2lib.readers.readings import Readings, ratings_of_table, together
@@ -186,9 +187,12 @@ def merge_into_manifest(
         _readers_sentence(before, after, manifest.path.name),
         *_unreadable(manifest, cells, after),
         *notes,
-        f"{(settled >= 0).sum()} of {len(cells)} scores in {manifest.path.name} are the {how} of "
-        f"all {len(after)} readers; score_given keeps the scores of before.",
+        *_settled_sentences(after, settled, how, manifest.path.name),
     ]
+    n_repeats = int((ratings["reading"] > 1).sum())
+    if n_repeats:
+        count = count_text(n_repeats, "repeated reading is", "repeated readings are")
+        sentences.append(f"{count} not written: a reader's first reading of a patch counts.")
     if n_typed:
         sentences.append(
             f"{n_typed} scores that were typed after an earlier consensus give way to this one."
@@ -284,8 +288,29 @@ def _readers_sentence(before, after, file):
         if column in before:
             added -= (before[column] >= 0).sum()
         name = column.strip()[len("rater_") :]
-        parts.append(f"{name} ({(readings >= 0).sum()} patches, {added} of them new)")
+        count = count_text(int((readings >= 0).sum()), "patch", "patches")
+        parts.append(f"{name} ({count}, {added} of them new)")
     return f"Readers in {file}: {', '.join(parts) or 'none'}."
+
+
+def _settled_sentences(readings, settled, how, file):
+    """list of str: how many scores became the consensus, and how many are one reader's alone."""
+    if not readings:
+        return [f"Nothing was settled: {file} holds no readings, and none could be used."]
+    what = f"the {how} of all {len(readings)} readers"
+    if len(readings) == 1:
+        what = "the readings of its only reader"
+    sentences = []
+    n_read = np.sum([scores_ >= 0 for scores_ in readings.values()], axis=0)
+    n_alone = int((n_read == 1).sum())
+    if len(readings) > 1 and n_alone:
+        count = count_text(n_alone, "patch was", "patches were")
+        sentences.append(f"{count} read by one reader alone, whose score stands.")
+    return [
+        *sentences,
+        f"{(settled >= 0).sum()} of {len(settled)} scores in {file} are {what}; score_given keeps "
+        "the scores of before.",
+    ]
 
 
 def _unreadable(manifest, cells, readings):
@@ -295,7 +320,8 @@ def _unreadable(manifest, cells, readings):
         rows = np.flatnonzero(values == -2)
         if len(rows):
             sentences.append(
-                f"{len(rows)} cells of the column {column!r} are no scores and count as not read, "
+                f"{count_text(len(rows), 'cell')} of the column {column!r} without a score that "
+                "can be read: not read, "
                 f"first {manifest.where(rows[0], column)}: {cells[column].iloc[rows[0]]!r}."
             )
     return sentences

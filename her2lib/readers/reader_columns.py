@@ -22,7 +22,9 @@ NO_READERS |= {
     "gender", "year", "grade", "stage", "er", "pr", "ki67", "ki_67", "ish", "fish", "cep17",
     "remark", "diagnosis", "type", "histology", "necrosis", "tumour", "tumor", "control",
     "duplicate", "repeat", "round", "order", "weight", "consensus", "score_given", "dab",
-    "tissue", "sharpness", "fold", "cluster", "group", "cohort", "unnamed_0", "quality",
+    "percent", "percentage", "proportion", "intensity", "h_score", "hscore", "allred", "status",
+    "her2_status", "tissue", "sharpness", "fold", "cluster", "group", "cohort", "unnamed_0",
+    "quality",
 }  # fmt: skip
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from her2lib import scores
-from her2lib.intake.columns import NO_WORDS
+from her2lib.intake.columns import NO_WORDS, is_bare_number, other_scale
+from her2lib.intake.layout_sentences import count_text
 from her2lib.intake.text_tables import TextTable, read_text_table
 from her2lib.readers.patch_names import PatchNames
 from her2lib.readers.reader_columns import reader_columns, reader_name
@@ -87,6 +89,8 @@ def check_readings(
     problems = []
     score_before: dict[tuple, int] = {}
     rows = rows[~rows["score"].map(scores.is_missing).astype(bool)]
+    rows, doubtful = _without_other_scales(rows, file, score_words)
+    problems += doubtful
     matches = names.match_all(rows["patch"])
     for row in rows.itertuples():
         rater = reader_name(row.rater)
@@ -171,6 +175,21 @@ def _of_readers(rows, readers, file):
         return rows, []
     sentence = f"{file}: left out, as not named under --readers: {', '.join(others)}."
     return rows[reader.isin(wanted)], [sentence]
+
+
+def _without_other_scales(rows, file, score_words):
+    """(rows, sentences): without the numbers of a reader whose scale is not 0 to 3."""
+    doubtful = pd.Series(False, index=rows.index)
+    sentences = []
+    is_number = rows["score"].map(partial(is_bare_number, words=score_words)).astype(bool)
+    for reader, texts in rows["score"].groupby(rows["rater"], sort=False):
+        what, remedy = other_scale(texts, score_words)
+        if what:
+            mine = is_number & (rows["rater"] == reader)
+            doubtful |= mine
+            count = count_text(int(mine.sum()), "reading")
+            sentences.append(f"{file}, {reader}: {what}, so {count} left out; {remedy}.")
+    return rows[~doubtful], sentences
 
 
 def _number_of_reading(text):

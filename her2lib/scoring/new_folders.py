@@ -12,7 +12,14 @@ import numpy as np
 import pandas as pd
 
 from her2lib.files import DataError
-from her2lib.intake import columns, folder_roles, layouts, listing, manifests
+from her2lib.intake import (
+    columns,
+    folder_roles,
+    layout_sentences,
+    layouts,
+    listing,
+    manifests,
+)
 from her2lib.intake.choices import Choices
 from her2lib.intake.public_sets import SETS, sentence_of
 from her2lib.slides import slide_files
@@ -22,7 +29,8 @@ MEASURED = ["x", "y", "dab"]
 # Why a file is left aside, beside slide_files.REASONS.
 NO_IMAGE = "no image, slide or manifest by its name"
 NOT_LISTED = "not listed in {}, which names the patches of its folder"
-RESULTS = "results of an earlier `her2 score`"
+RESULTS = listing.REASONS["results"]
+MANIFEST_BELOW = "a manifest of a folder below: name that folder, and it is read by it"
 OTHER_STAIN = "an image beside those of HER2, of H&E or another stain"
 
 
@@ -150,7 +158,12 @@ def _layout_of(folder, images, choices):
         layout = _without_scores(folder, choices)
         # What a folder of no known layout is named after could be a slide or anything else.
         rows = layout.rows.assign(slide="")
-        return replace(layout, rows=rows), [*layout.sentences[:1], *why]
+        if not choices.patient_from:
+            rows["patient"] = ""
+        of_images = rows[rows["file"].isin(images)]
+        example = layout_sentences.example_of(of_images, choices)
+        sentence = layout_sentences.read_as(layout.name, example, detail="")
+        return replace(layout, rows=rows), [sentence, *why]
     # What such a set's scores are worth goes with them.
     known_sets = [public_set for public_set in SETS if public_set.name == layout.looks_like]
     return layout, [*layout.sentences[:1], *map(sentence_of, known_sets)]
@@ -195,6 +208,8 @@ def _left_aside(folder, lying, read, slide_listing):
         why = NO_IMAGE
         if file in of_slides:
             why = reasons["part"]
+        elif os.path.basename(file) in layouts.MANIFESTS:
+            why = MANIFEST_BELOW
         elif file.lower().endswith(columns.SUFFIXES):
             why = OTHER_STAIN
         aside.append((str(folder / file), why))

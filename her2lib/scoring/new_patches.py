@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from her2lib.data import field, judging
 from her2lib.data.images import probe_files
+from her2lib.data.known_scale import STATED, with_known_scale
 from her2lib.intake import columns, layouts
 from her2lib.intake.choices import FIND_OUT, Choices
 from her2lib.intake.layout_sentences import count_text
@@ -34,11 +36,13 @@ COLUMNS = [
     "mpp",
     "dab",
     "score_given",
+    "mpp_from",
     "side_px",
 ]
 LEFT_OUT = ["file", "fate", "problem", "remedy"]
 NUMBERS = ["x", "y", "mpp", "dab"]
 SAME_BYTES = "the same bytes as"
+FIRST_FEW = 3
 # Of a file's score, set and readings nothing but the score is of use here.
 UNUSED = ("unscored", "unscored set", "rater")
 
@@ -148,14 +152,11 @@ def _judge_rows(whole, choices, cache, progress):
     rows = rows[~unusable & (rows["fault"] == "")].reset_index(drop=True)
     rows, copies, more = _without_copies(rows)
     aside += copies
+    # As `her2 check` does it: the scale first, by which a field is looked at.
+    rows, scale_notes = _with_scale(rows, choices, cache, progress)
     rows, no_fields = _without_other_fields(rows, choices, cache, progress)
     refused += no_fields
-    stated = rows["mpp"].isna().sum()
-    if choices.mpp is not None and stated:
-        rows["mpp"] = rows["mpp"].fillna(choices.mpp)
-        count = count_text(int(stated), "patch", "patches")
-        notes.append(f"Scale as stated: {choices.mpp:g} micrometres a pixel, for {count}.")
-    notes += [*more, *_conversion_sentences(rows), *_oblong_sentences(rows)]
+    notes += [*more, *_conversion_sentences(rows), *_oblong_sentences(rows), *scale_notes]
     return rows.rename(columns={"score": "score_given"}), refused, aside, notes
 
 
@@ -174,7 +175,11 @@ def _forget_odd_labels(rows, choices):
     parse = columns.parse_written_score
     meanings = {text: parse(text, choices.score_words) for text in set(rows["score"])}
     odd = rows["score"].map(meanings) == columns.NOT_A_SCORE
-    if odd.any():
+    what, remedy = columns.other_scale(rows["score"], choices.score_words)
+    if what:
+        notes.append(f"The given scores are {what}: they are compared with nothing; {remedy}.")
+        odd |= rows["score"].map(partial(columns.is_bare_number, words=choices.score_words))
+    elif odd.any():
         first = rows[odd].iloc[0]
         notes.append(
             f"{count_text(int(odd.sum()), 'given score')} cannot be read, as {first.score!r} of "
@@ -206,6 +211,20 @@ def _without_copies(rows):
     return rows[~is_copy].reset_index(drop=True), copies, notes
 
 
+def _with_scale(rows, choices, cache, progress):
+    """(rows with mpp as it is stated or estimated, and mpp_from; sentences about it)."""
+    notes = []
+    n_unstated = int(rows["mpp"].isna().sum())
+    if choices.mpp is not None and n_unstated:
+        rows["mpp"] = rows["mpp"].fillna(choices.mpp)
+        count = count_text(n_unstated, "patch", "patches")
+        notes.append(f"Scale as stated: {choices.mpp:g} micrometres a pixel, for {count}.")
+    rows, more = with_known_scale(
+        rows, rows["side_px"], cache=cache, progress=progress, flag="--patch-mpp"
+    )
+    return rows, [*notes, *more]
+
+
 def _without_other_fields(rows, choices, cache, progress):
     """(rows, refused [(code, file, details)]): without those that show no H-DAB field."""
     if choices.any_field or rows.empty:
@@ -235,6 +254,7 @@ def _cut_slides(paths, folder, choices, progress, cutting):
         file=[f"tiles/{name}" for name in names],
         path=[os.path.join(tiles, name) for name in names],
         score_given=scores_given,
+        mpp_from=STATED,
     )
     rows["side_px"] = [_size(path) for path in rows["path"]]
     # The first counts the slides, which the count of all files does too.
@@ -306,11 +326,23 @@ def _refused_sentences(refused):
     for _, same in problems.groupby("kind", sort=False):
         first = same.iloc[0]
         files = slide_files.first_few(list(same["file"]))
+        if same["problem"].nunique() > 1:
+            files = f"{count_text(len(same), 'file')} ({_told_one_by_one(same)})"
+            sentences.append(f"{files} are left out; {first.remedy}.")
+            continue
         verb = "are"
         if len(same) == 1:
             verb = "is"
         sentences.append(f"{files} {verb} left out: {first.problem}; {first.remedy}.")
     return sentences
+
+
+def _told_one_by_one(problems):
+    """str, the first files of a kind, each with its own words: CMYK here, LAB there."""
+    rows = [f"{row.file}: {row.problem}" for row in problems.head(FIRST_FEW).itertuples()]
+    if len(problems) > FIRST_FEW:
+        rows.append(f"{len(problems) - FIRST_FEW:,} more")
+    return "; ".join(rows)
 
 
 def _conversion_sentences(rows):
@@ -321,9 +353,9 @@ def _conversion_sentences(rows):
             notes.append((note, row.file, (row.detail,)))
     table = judging.problem_table(notes)
     sentences = []
-    for _, same in table.groupby("kind", sort=False):
+    for problem, same in table.groupby("problem", sort=False):
         files = slide_files.first_few(list(same["file"]))
-        sentences.append(f"{files}: {same['problem'].iloc[0]}.")
+        sentences.append(f"{files}: {problem}.")
     return sentences
 
 
@@ -339,16 +371,16 @@ def _oblong_sentences(rows):
     row = rows[oblong].iloc[0]
     width, height = row["side_px"]
     return [
-        f"{int(oblong.sum()):,} of {len(rows):,} images are not square: only the middle square of "
-        f"each is scored, up to {cut_off.max():.0%} of a picture is not "
+        f"Not square: {int(oblong.sum()):,} of {count_text(len(rows), 'image')}. Only the middle "
+        f"square of each is scored, up to {cut_off.max():.0%} of a picture is not "
         f"({judging.visible_text(row['file'])}: {width} x {height} px)."
     ]
 
 
 def _left_out_table(refused, aside, slide_problems):
-    """DataFrame LEFT_OUT, a row a file that is not scored."""
+    """DataFrame LEFT_OUT, a row a file that is not scored; what is wrong with slides goes last."""
     problems = judging.problem_table(refused).assign(fate="refused")
-    rows = [("slide", "refused", sentence, "") for sentence in slide_problems]
+    rows = [("", "of a slide", sentence, "") for sentence in slide_problems]
     for file, why in aside:
         rows.append((judging.visible_text(file), "left aside", judging.visible_text(why), ""))
     others = pd.DataFrame(rows, columns=LEFT_OUT)

@@ -15,7 +15,6 @@ from her2lib import files
 from her2lib.data import store
 from her2lib.data.common_field import with_common_field
 from her2lib.data.images import map_ahead
-from her2lib.data.known_scale import with_known_scale
 from her2lib.files import DataError
 from her2lib.intake.choices import FIND_OUT, Choices
 from her2lib.intake.layout_sentences import count_text
@@ -96,7 +95,7 @@ def score_paths(
     )
     if not len(new.table):
         raise DataError(" ".join(["There is nothing to score.", *new.problems, *new.notes]))
-    rows, scale_notes = _with_training_field(new.table, training, progress)
+    rows, field_notes = _with_training_field(new.table, training, net.side_px)
     net = net.to(device)
     table, undecodable = _score_all(
         net, rows, training, folder, scores=declared, maps=maps, device=device, progress=progress
@@ -109,7 +108,7 @@ def score_paths(
         *_collapse_notes(info),
         *_declared_notes(declared),
         *new.notes,
-        *scale_notes,
+        *field_notes,
         *training_notes,
         *agreement_notes(table),
         *_map_notes(maps, len(table)),
@@ -152,19 +151,19 @@ def agreement_notes(table: pd.DataFrame) -> list[str]:
 # --- the scale ------------------------------------------------------------------------------------
 
 
-def _with_training_field(table, training, progress):
-    """(table with mpp_from and field_px, sentences): fields as long as those seen in training.
+def _with_training_field(rows, training, side_px):
+    """(rows with field_px, sentences): fields as long as those seen in training.
 
     A network sees no scale: it would take the cells of a longer field for smaller cells.
+    side_px: of the squares that it sees.
     """
-    rows, notes = with_known_scale(
-        table, table["side_px"], cache=files.CACHE / "stores", progress=progress, flag="--patch-mpp"
-    )
+    notes = []
+    sides_px = np.array([min(size) for size in rows["side_px"]], float)
     untold = rows["mpp"].isna()
     if untold.any():
         notes.append(
-            f"Taken whole are {count_text(int(untold.sum()), 'patch', 'patches')} of unknown scale "
-            f"(first: {rows['patch'][untold].iloc[0]}): whether cells look as large there as in "
+            f"Of unknown scale and taken whole: {count_text(int(untold.sum()), 'patch', 'patches')}"
+            f" (first: {rows['patch'][untold].iloc[0]}). Whether cells look as large there as in "
             "training is not known."
         )
     if training is None or np.isnan(training.field_um):
@@ -172,15 +171,30 @@ def _with_training_field(table, training, progress):
             "The length of tissue that training patches showed is not known: every patch is taken "
             "whole."
         )
-        return rows.assign(field_px=0), notes
-    sides_px = np.array([min(size) for size in rows["side_px"]], float)
+        return rows.assign(field_px=0), [*notes, *_enlarged_notes(sides_px, side_px)]
     rows, more = with_common_field(rows, sides_px, field_um=training.field_um)
     if more:
-        more.append(
-            "That is the length which the training patches of this network show; slides are cut "
-            "to it by another --mpp or --side."
-        )
-    return rows, [*notes, *more]
+        more.append("That is the length which the training patches of this network show.")
+        of_slides = rows[rows["x"].notna() & (rows["field_px"] > 0)]
+        if len(of_slides):
+            wanted_px = int(of_slides["field_px"].median())
+            mpp = of_slides["mpp"].median()
+            more[-1] += f" `her2 tile` cuts slides to it with --side {wanted_px} --mpp {mpp:.3g}."
+    read_px = np.where(rows["field_px"] > 0, rows["field_px"], sides_px)
+    return rows, [*notes, *more, *_enlarged_notes(read_px, side_px)]
+
+
+def _enlarged_notes(read_px, side_px):
+    """list of str, how many squares of read_px (N,) a network of side_px sees enlarged."""
+    enlarged = read_px < side_px
+    if not enlarged.any():
+        return []
+    factor = side_px / read_px[enlarged].min()
+    return [
+        f"Enlarged to the {side_px} px that the network sees, up to {factor:.2g} times and without "
+        f"finer detail: {count_text(int(enlarged.sum()), 'patch', 'patches')} of "
+        f"{len(read_px):,}."
+    ]
 
 
 # --- patch by patch -------------------------------------------------------------------------------
@@ -261,7 +275,7 @@ def _collapse_notes(info):
     """list of str, what is to be believed of a network that collapsed; [] for a sound one."""
     if not info["verdict"]:
         return []
-    return [f"COLLAPSED: this run {info['verdict']}; its scores, maps and distances mean nothing."]
+    return [f"COLLAPSED ({info['verdict']}): scores, maps and distances of this run mean nothing."]
 
 
 def _declared_notes(declared):
@@ -280,7 +294,8 @@ def _map_notes(maps, n_patches):
     if maps >= n_patches:
         return []
     return [
-        f"Maps were drawn for {maps} of {n_patches} patches, evenly chosen; --maps N draws more."
+        f"Maps were drawn for {maps:,} of {n_patches:,} patches, evenly chosen; --maps N draws "
+        "more."
     ]
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 
 from her2lib import scores
 from her2lib.files import DataError, write_text
+from her2lib.intake.layout_sentences import count_text
 
 # What QuPath shows of a field, as a measurement by its own name.
 FIELD_MEASURES = ("tissue", "dab", "sharpness")
@@ -49,13 +50,18 @@ class Regions:
     file: Path
     regions: list[Region]
     left_aside: Mapping[str, int]  # type of geometry -> count
+    n_others: int = 0  # regions of classes that were not asked for
 
     def sentences(self) -> list[str]:
         """list of str, what was read of the file and what was left aside."""
-        lines = [f"{self.file.name}: {len(self.regions)} regions{_class_list(self.regions)}."]
+        count = count_text(len(self.regions), "region")
+        lines = [f"{self.file.name}: {count}{_class_list(self.regions)}."]
+        if self.n_others:
+            others = count_text(self.n_others, "region")
+            lines.append(f"{self.file.name}: {others} of other classes left aside.")
         if self.left_aside:
             counts = ", ".join(f"{count} {kind}" for kind, count in self.left_aside.items())
-            lines.append(f"{self.file.name}: {counts} left aside, which enclose nothing.")
+            lines.append(f"{self.file.name}: {counts} left aside, enclosing nothing.")
         return lines
 
 
@@ -153,7 +159,8 @@ def read_regions(file: Path | str, *, classes: Sequence[str] = ()) -> Regions:
         raise DataError(
             f"{file} holds no region ({others}): draw areas and export them as GeoJSON."
         )
-    return Regions(file, _of_classes(regions, classes, file), dict(left_aside))
+    chosen = _of_classes(regions, classes, file)
+    return Regions(file, chosen, dict(left_aside), n_others=len(regions) - len(chosen))
 
 
 def check_inside(regions: Regions, *, slide: str, width: int, height: int) -> None:

@@ -29,6 +29,8 @@ from her2lib.slides.tile_tables import patch_file
 # and 1.91 MB.
 PNG_LEVEL = 1
 LOG = "fields.jsonl"
+# Settings in a user's words; the others follow from them.
+STATED = ("slide_mpp", "mpp", "side_px", "tissue", "path", "file")
 # What cutting a field finds out about it.
 MEASURED = ["reason", "dab", "sharpness", "eosin"]
 
@@ -163,8 +165,9 @@ def _read_log(file, settings):
         write_bytes(file, (json.dumps({"settings": settings}) + "\n").encode())
         return {}
     before = _settings_of(lines[0])
-    if before != settings:
-        raise DataError(_other_settings(file.parent, before, settings))
+    differing = _differing(before, settings)
+    if differing:
+        raise DataError(_other_settings(file.parent, differing[0], before, settings))
     if lines[-1]:
         write_bytes(file, ("\n".join(lines[:-1]) + "\n").encode())
     try:
@@ -181,10 +184,17 @@ def _settings_of(line):
         return {}
 
 
-def _other_settings(folder, before, settings):
+def _differing(before, settings):
+    """list of the settings that are others than before, first those that a user states."""
+    keys = [key for key in dict.fromkeys([*STATED, *settings]) if key in settings]
+    # Earlier versions noted None for the scale that a slide itself states.
+    if before.get("slide_mpp") is None:
+        keys = [key for key in keys if key != "slide_mpp"]
+    return [key for key in keys if before.get(key) != settings[key]]
+
+
+def _other_settings(folder, key, before, settings):
     """str, why a folder cannot go on: what it was cut with, and what was asked for."""
-    differing = [key for key in settings if before.get(key) != settings[key]]
-    key = [*differing, "settings"][0]
     remedy = "give another --out or delete it"
     if key in ("file", "path"):
         name = before.get("path", settings["path"])

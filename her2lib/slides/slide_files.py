@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from her2lib.files import DataError, fingerprint
 from her2lib.intake import listing
+from her2lib.intake.layout_sentences import count_text
 
 SUFFIXES = (
     ".svs",
@@ -80,8 +81,8 @@ class SlideListing:
         if n_cut is None:
             n_cut = n_slides
         lines = [
-            f"{n_there} files there: {n_cut} slides cut, {n_there - n_cut - len(self.left_aside)} "
-            f"refused, {len(self.left_aside)} left aside."
+            f"{count_text(n_there, 'file')} there: {count_text(n_cut, 'slide')} cut, "
+            f"{n_there - n_cut - len(self.left_aside)} refused, {len(self.left_aside)} left aside."
         ]
         for code, count in Counter(code for _, code in self.left_aside).items():
             paths = [path for path, its_code in self.left_aside if its_code == code]

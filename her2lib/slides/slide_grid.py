@@ -52,10 +52,18 @@ def open_slide(path: Path | str) -> openslide.OpenSlide:
         ) from error
 
 
-def pixel_size(slide: openslide.OpenSlide, name: str, slide_mpp: float | None = None) -> float:
+def pixel_size(
+    slide: openslide.OpenSlide,
+    name: str,
+    slide_mpp: float | None = None,
+    *,
+    is_only: bool = True,
+) -> float:
     """float, micrometres a pixel of level 0: what the file states, else slide_mpp.
 
     What no microscope makes (outside 0.05 to 10) counts as not stated.
+    is_only: no other slide is cut with it, so slide_mpp is meant for this one and must agree.
+    Raises DataError where neither states it, or the two contradict each other.
     """
     stated = [_length(slide.properties.get(f"openslide.mpp-{axis}", "")) for axis in "xy"]
     known = all(MPP[0] <= length <= MPP[1] for length in stated)
@@ -74,12 +82,17 @@ def pixel_size(slide: openslide.OpenSlide, name: str, slide_mpp: float | None = 
             f"{name} has oblong pixels ({stated[0]:g} x {stated[1]:g} micrometres): export it "
             "with square ones."
         )
-    if slide_mpp and abs(stated[0] / slide_mpp - 1) > SAME:
+    if slide_mpp and is_only and not same_size(stated[0], slide_mpp):
         raise DataError(
             f"{name} states {stated[0]:g} micrometres a pixel and --slide-mpp {slide_mpp:g}: "
             "leave the option out, or mend the file."
         )
     return stated[0]
+
+
+def same_size(mpp: float, other_mpp: float) -> bool:
+    """bool, whether two pixel sizes are one, but for how they are rounded."""
+    return abs(mpp / other_mpp - 1) <= SAME
 
 
 def grid_of(

@@ -15,6 +15,7 @@ import pandas as pd
 
 from her2lib.files import DataError, keep_old, write_table
 from her2lib.intake.columns import ENLARGED
+from her2lib.intake.layout_sentences import count_text
 from her2lib.intake.text_tables import TextTable, read_text_table, write_text_table
 from her2lib.slides.slide_files import first_few, match_names
 
@@ -124,9 +125,9 @@ def match_patients(
     matches = match_names(patients, names)
     if not matches.slide_of and not matches.unclear:
         raise DataError(
-            f"None of the {len(patients)} slides in the table of patients is there: it names "
-            f"{first_few(list(patients))}, there are {first_few(sorted(names.values()))}. Write "
-            "the file names of the slides."
+            f"No slide in the table of patients ({count_text(len(patients), 'row')}) is there: it "
+            f"names {first_few(list(patients))}, there are {first_few(sorted(names.values()))}. "
+            "Write the file names of the slides."
         )
     patient_of: dict[str, str] = {}
     for text, slide in matches.slide_of.items():
@@ -135,14 +136,16 @@ def match_patients(
                 f"Two rows of the table of patients mean slide {slide}, with the patients "
                 f"{patient_of[slide]} and {patients[text]}: delete one."
             )
-    notes = [f"{len(patient_of)} of {len(set(names.values()))} slides have a patient."]
+    n_slides = count_text(len(set(names.values())), "slide")
+    notes = [f"The patient is known of {len(patient_of)} of {n_slides}."]
     without = sorted(set(names.values()) - set(patient_of))
     if without:
-        notes[0] += f" {len(without)} have none: {first_few(without)}."
+        notes[0] += f" Without one: {len(without)} ({first_few(without)})."
     if matches.unmatched:
+        n_rows = count_text(len(patients), "row")
         notes.append(
-            f"{len(matches.unmatched)} of {len(patients)} rows of the table of patients name no "
-            f"slide here: {first_few(matches.unmatched)}."
+            f"No slide here is named by {len(matches.unmatched)} of {n_rows} of the table of "
+            f"patients: {first_few(matches.unmatched)}."
         )
     problems = []
     for text, slides in matches.unclear.items():
@@ -233,8 +236,9 @@ def _merge_manifest(earlier, patches, slides, patient_of):
     added = patches[~known & ~patches["path"].isin(deleted)]
     sentences = []
     if deleted:
+        count = count_text(len(deleted), "patch", "patches")
         sentences.append(
-            f"{len(deleted)} patches whose rows were deleted from the manifest stay out of it: "
+            f"Rows that were deleted from the manifest stay out of it, of {count}: "
             f"{first_few(sorted(deleted))}."
         )
     if _has_decimal_commas(before):
@@ -257,9 +261,9 @@ def _refuse_lost_rows(earlier, keys, cut, slides):
         return
     line = earlier.manifest.line[lost[0]]
     raise DataError(
-        f"{len(lost)} rows of {earlier.manifest.path} match no patch that was cut (first: row "
-        f"{line}, {keys[lost[0]]}): correct them, or give another --out. The table was left as it "
-        "is."
+        f"No patch that was cut matches {count_text(len(lost), 'row')} of {earlier.manifest.path} "
+        f"(first: row {line}, {keys[lost[0]]}): correct what is written there, or give another "
+        "--out. The table was left as it is."
     )
 
 
@@ -331,10 +335,10 @@ def _write_manifest(earlier, manifest):
         return []
     old = keep_old(file)
     write_text_table(earlier.manifest, manifest)
-    n_new = len(manifest) - len(before)
+    n_new = count_text(len(manifest) - len(before), "row")
     return [
-        f"{n_new} rows were added to the {len(before)} of {file} ({earlier.manifest.dialect}); "
-        f"what was typed there stays. The old table is {old.name}."
+        f"Added to the {count_text(len(before), 'row')} of {file} ({earlier.manifest.dialect}): "
+        f"{n_new}. What was typed there stays. The old table is {old.name}."
     ]
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 from her2lib.files import DataError, make_folder, write_bytes
 from her2lib.intake import listing
 from her2lib.intake.columns import MPP
+from her2lib.intake.layout_sentences import count_text
 from her2lib.slides import (
     annotations,
     field_cutter,
@@ -162,11 +163,11 @@ def _cut_all(job: _Job, pool: Executor):
             try:
                 facts, fields, about_regions = _cut_one(path, job, pool)
             except (openslide.OpenSlideError, DataError) as error:
-                problems.append(_failure(path, error))
+                problems += _told_apart([_failure(path, error)], path, job)
             else:
                 tiled.append((facts, fields))
-                problems += _slide_problems(path, facts)
-                notes += [*about_regions, *_slide_notes(path, facts)]
+                problems += _told_apart(_slide_problems(path, facts, job.folder), path, job)
+                notes += _told_apart([*about_regions, *_slide_notes(path, facts)], path, job)
     except BrokenProcessPool as error:
         raise DataError(
             "A process that cuts was ended from outside, perhaps for want of memory: give fewer "
@@ -174,7 +175,7 @@ def _cut_all(job: _Job, pool: Executor):
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-    return tiled, problems, notes
+    return tiled, problems, [*notes, *_unused_scale_notes(tiled, job.settings["slide_mpp"])]
 
 
 def _cut_one(path, job, pool):
@@ -184,7 +185,9 @@ def _cut_one(path, job, pool):
     """
     settings = job.settings
     with slide_grid.open_slide(path) as slide:
-        slide_mpp = slide_grid.pixel_size(slide, path.name, settings["slide_mpp"])
+        slide_mpp = slide_grid.pixel_size(
+            slide, path.name, settings["slide_mpp"], is_only=len(job.names) == 1
+        )
         grid = slide_grid.grid_of(
             slide,
             path,
@@ -212,7 +215,7 @@ def _cut_one(path, job, pool):
         file_name, n_bytes, time_ns = slide_files.file_identity(path)
         identity = {"path": file_name, "file": [n_bytes, time_ns]}
         title = name[:24] if job.progress else ""
-        log_settings = asdict(grid) | settings | identity
+        log_settings = asdict(grid) | settings | identity | {"slide_mpp": slide_mpp}
         field_cutter.cut_fields(
             fields, home, grid, white, settings=log_settings, pool=pool, title=title
         )
@@ -288,8 +291,8 @@ def _find_regions(source, names):
     if not useless:
         return region_files, []
     return region_files, [
-        f"{len(useless)} GeoJSON files at {source} name no one slide here and are left aside: "
-        f"{first_few(useless)}."
+        f"{count_text(len(useless), 'GeoJSON file')} at {source} left aside, named after no one "
+        f"slide here: {first_few(useless)}."
     ]
 
 
@@ -361,9 +364,17 @@ def _failure(path, error):
     )
 
 
-def _slide_problems(path, facts):
-    """list of str, what is wrong with a slide that was read to the end."""
-    overview = f"{facts['slide']}/overview.png"
+def _told_apart(sentences, path, job):
+    """list of str, sentences about a slide, behind its path where two slides have its file name."""
+    n_so_called = sum(other.name == path.name for other in job.names)
+    if n_so_called == 1:
+        return sentences
+    return [f"{path}: {sentence}" for sentence in sentences]
+
+
+def _slide_problems(path, facts, folder):
+    """list of str, what is wrong with a slide that was read to the end and cut into a folder."""
+    overview = folder / facts["slide"] / "overview.png"
     problems = []
     if facts["unreadable"]:
         problems.append(
@@ -374,7 +385,7 @@ def _slide_problems(path, facts):
         reasons = [reason for reason in tile_tables.REASONS if facts[reason]]
         counts = ", ".join(f"{facts[reason]} {reason}" for reason in reasons)
         problems.append(
-            f"{path.name} holds no tissue that can be used ({counts} fields): look at {overview}."
+            f"{path.name} holds no tissue that can be used (fields: {counts}): look at {overview}."
         )
     if facts["h_and_e"] and facts["h_and_e"] >= MOST_FIELDS * facts["patches"]:
         problems.append(
@@ -390,10 +401,27 @@ def _slide_notes(path, facts):
     factor = facts[tile_tables.ENLARGED]
     if factor == 1:
         return []
+    count = count_text(facts["patches"], "patch", "patches")
     return [
-        f"{path.name} has {facts['slide_mpp']:g} micrometres a pixel: its {facts['patches']} "
-        f"patches are enlarged {factor:.3g} times to {facts['mpp']:.3g} and hold no finer detail "
+        f"{path.name} has {facts['slide_mpp']:g} micrometres a pixel: enlarged {factor:.3g} times "
+        f"to {facts['mpp']:.3g} without finer detail, {count} "
         f"(--mpp {facts['slide_mpp']:g} would take its pixels as they are)."
+    ]
+
+
+def _unused_scale_notes(tiled, slide_mpp):
+    """list of str, which slides state another scale than the one given for those that do not."""
+    if not slide_mpp:
+        return []
+    others = []
+    for facts, _ in tiled:
+        if not slide_grid.same_size(facts["slide_mpp"], slide_mpp):
+            others.append(f"{facts['slide']} {facts['slide_mpp']:g}")
+    if not others:
+        return []
+    return [
+        f"--slide-mpp {slide_mpp:g} is for slides that state nothing. Cut by what they "
+        f"state themselves, {count_text(len(others), 'slide')}: {first_few(others)}."
     ]
 
 

@@ -83,7 +83,11 @@ def flat_pixels(region):
     """
     if region.getchannel(3).getextrema() == (255, 255):
         return region.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", region.size, "white"), region).convert("RGB")
+    flat = Image.alpha_composite(Image.new("RGBA", region.size, "white"), region).convert("RGB")
+    # The other fields of such a slide are written with its profile, and Pillow drops it here.
+    if "icc_profile" in region.info:
+        flat.info["icc_profile"] = region.info["icc_profile"]
+    return flat
 
 
 def find_tissue(picture, scanned):

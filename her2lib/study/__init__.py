@@ -4,6 +4,7 @@ keys          what a study file may hold: tables, keys, values; the known networ
 config        a study file read and checked; its runs and its folders
 fingerprints  patches, code and packages as hashes: what a result stands on
 making        a study made for a user's folder: its name, its file
+external_set  an external set beside them: no patch in both, no name of both
 cohort        its patches read, checked, split and decoded
 training      one run from its axes to its folder
 results       finished runs as tables; who is compared with whom

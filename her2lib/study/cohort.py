@@ -18,9 +18,15 @@ from her2lib.intake.text_tables import read_text_table
 from her2lib.phantoms import dataset
 from her2lib.scores import SCORES, is_missing, parse_score
 from her2lib.study.config import Study
+from her2lib.study.external_set import keep_apart
 from her2lib.study.fingerprints import code_fingerprint
 
 RECOVER_PX = 512  # the longest borders that are compared; shorter ones link fewer tiles
+# The first of these that is there names the patch of a row of re-read scores.
+PATCH_COLUMNS = ("patch", "path", "name")
+EXTERNAL_REMEDY = (
+    "This is the external set, which no flag speaks of: bring it as a manifest.csv (path,score)."
+)
 RANDOM = (
     "The sets were drawn patch by patch, as the study asks (split = random): patches of one slide "
     "or patient stand on both sides, so results look better than they would on new slides."
@@ -100,20 +106,28 @@ def read_sources(
         stated = replace(stated, any_field=True)
         if not study.data["external"]:
             elsewhere = replace(elsewhere, any_field=True)
-    sources = []
-    for path, choices in ((study.cohort_path, stated), (study.external_path, elsewhere)):
-        if path is None:
-            continue
-        cache = None
-        if open_images:
-            cache = study.store
-        source = patches_.read_source(
-            path, choices=choices, open_images=open_images, cache=cache, progress=progress
-        )
+    sources: list[Source] = []
+    paths = [path for path in (study.cohort_path, study.external_path) if path is not None]
+    cache = None
+    if open_images:
+        cache = study.store
+    for path, choices in zip(paths, (stated, elsewhere), strict=False):
+        try:
+            source = patches_.read_source(
+                path, choices=choices, open_images=open_images, cache=cache, progress=progress
+            )
+        except DataError as error:
+            if not sources or "--" not in str(error):
+                raise
+            raise DataError(f"{error} {EXTERNAL_REMEDY}") from error
         if not study.data["skip_bad"]:
             patches_.stop_on_errors(source.problems, path=path)
         sources.append(source)
-    return tuple(sources)
+    if len(sources) == 1:
+        return tuple(sources)
+    return keep_apart(
+        *sources, skip_bad=study.data["skip_bad"], cache=cache, open_images=open_images
+    )
 
 
 def reading_notes(study: Study, sources: tuple[Source, ...]) -> list[str]:
@@ -126,6 +140,8 @@ def reading_notes(study: Study, sources: tuple[Source, ...]) -> list[str]:
         notes += sources[0].sentences
     if study.data["external"]:
         notes += [f"External set: {sentence}" for sentence in sources[-1].sentences]
+        if not (sources[-1].table["score"] >= 0).any():
+            notes.append("External set: no patch has a score, so nothing is tested on it.")
     return notes
 
 
@@ -167,19 +183,31 @@ def _with_reread_scores(study, table, names):
     if not study.reread_path:
         return table
     # a score for a patch that is not there is a slip that would go unnoticed for ever
-    reread_table = read_text_table(study.reread_path, needed=("patch", "reread"))
+    reread_table = read_text_table(study.reread_path, needed=(PATCH_COLUMNS, "reread"))
     reread = reread_table.cells
+    patch_column = next(column for column in PATCH_COLUMNS if column in reread)
+    reread = reread.assign(patch=reread[patch_column])
     source = f"{study.reread_path.name} (reread under [data])"
     wrong = reread[~reread["patch"].isin(names) | reread["patch"].duplicated()]
     if len(wrong):
+        patch = wrong["patch"].iloc[0]
         raise DataError(
-            f"{source}: the patch {wrong['patch'].iloc[0]!r} is unknown or stands there twice: "
-            "correct that row."
+            f"{source}: the patch {patch!r} is unknown or stands there twice: correct that row."
+            f"{_names_alike(patch, names)}"
         )
     scores = [_reread_score(study, reread_table, row) for row in range(len(reread))]
     new_score = pd.Series(scores, index=reread["patch"]).dropna()
     score = table["name"].map(new_score).fillna(table["score"])
     return table.assign(score=score.astype(int))
+
+
+def _names_alike(patch, names):
+    """str, the patches that are called alike but for folder and ending; "" for none."""
+    stem = Path(patch.replace("\\", "/")).stem
+    alike = sorted(name for name in names if Path(name).stem == stem and name != patch)
+    if not alike:
+        return ""
+    return f" Perhaps {' or '.join(map(repr, alike[:3]))} is meant."
 
 
 def _reread_score(study, reread_table, row):

@@ -82,3 +82,15 @@ def test_a_sheet_says_what_was_read_and_what_is_left_out(capsys, project, monkey
     assert "a BCI folder" in printed
     assert "00000_train_0.png" in printed
     assert "no PNG, JPEG" in printed
+
+
+def test_a_sheet_takes_the_scale_that_its_sentence_asks_for(capsys, project):
+    data = bci(project / "data", train=4, test=0, he=False)
+    options = ["--readers", "a", "--into", project / "sheets", "--mpp", "0.5"]
+    code, printed = her2(capsys, "sheet", data, *options)
+    assert code == 0
+    assert "Scale as stated: 0.5 micrometres a pixel, for 4 patches" in printed
+    code, printed = her2(capsys, "sheet", "smoke", *options)
+    assert code == 2
+    assert "smoke is a study" in printed
+    assert "--mpp" in printed

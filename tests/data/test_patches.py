@@ -238,7 +238,7 @@ class TestSource:
         (root / "b.png").unlink()
         source = read_source(root, open_images=False)
         assert list(source.table.score) == [0]
-        assert sorted(source.problems.kind) == ["missing", "repeat"]
+        assert sorted(source.problems.kind) == ["missing", "row repeat"]
 
     def test_a_field_that_shows_no_tissue_is_an_error_until_any_field_will_do(self, tmp_path):
         root = manifest(tmp_path, "a.png,0", "white.png,1+")

@@ -42,3 +42,8 @@ def test_in_python_one_folder_or_a_list_of_paths_may_be_allowed():
     assert state_choices(allow=[Path("/a"), "/b"]).allow == ("/a", "/b")
     with pytest.raises(ValueError, match="Did you mean 'score_from'"):
         state_choices(scores_from="name")
+
+
+def test_a_score_word_that_means_no_score_is_refused():
+    with pytest.raises(ValueError, match="The score word 'negative': 'zero' is not a HER2 score"):
+        Choices(score_words={"negative": "zero"})

@@ -1,5 +1,7 @@
 """Which level of folders holds the score, the slide, the patient; two readings are refused."""
 
+import unicodedata
+
 import pytest
 
 from her2lib.files import DataError
@@ -139,3 +141,42 @@ def test_stains_are_told_by_folders_and_by_the_sides_of_paired_sets():
 def test_a_path_in_two_sets_is_in_none():
     tree = folder_roles.read_tree(["train/test/a.png"])
     assert tree["set"][0] == "train and test"
+
+
+CLASSES = [f"{name}/{i}.png" for name in "1234" for i in range(2)]
+COUNTED_FROM_ONE = {"1": "0", "2": "1+", "3": "2+", "4": "3+"}
+
+
+def test_numbers_that_the_user_declares_are_scores():
+    tree = folder_roles.read_tree(CLASSES)
+    choices = Choices(score_words=COUNTED_FROM_ONE)
+    level = folder_roles.score_level(tree, choices, "here")
+    assert level.is_marked
+    assert level.has_zero
+    assert scores_of(CLASSES) is None
+
+
+def test_folds_are_neither_sets_nor_patients_and_said():
+    files = [f"fold{fold}/{score}/{fold}.png" for fold in range(5) for score in SCORES]
+    assert set(origins_of(files)[1]) == {""}
+    assert folder_roles.fold_sentences(folder_roles.read_tree(files))[0].startswith(
+        "The folders fold0, fold1"
+    )
+    assert folder_roles.fold_sentences(folder_roles.read_tree(["2+/a.png"])) == []
+    files = [f"CV-1/P{i}/{SCORES[i]}/a.png" for i in range(4)]
+    assert origins_of(files)[1] == ["P0", "P1", "P2", "P3"]
+
+
+def test_a_patient_written_in_two_unicode_forms_is_one():
+    names = [unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD")]
+    files = [f"{name}/{score}/a.png" for name in [*names, "B"] for score in SCORES]
+    assert len(set(origins_of(files)[1])) == 2
+
+
+def test_a_folder_that_is_stated_and_not_there_is_refused():
+    files = [f"{score}/a.png" for score in SCORES]
+    tree = folder_roles.read_tree(files)
+    with pytest.raises(DataError, match="--score-from folder2: no image lies in so many folders"):
+        folder_roles.stated_level(tree, "folder2", {})
+    with pytest.raises(DataError, match="--patient-from folder3: no image"):
+        origins_of(files, Choices(patient_from="folder3"))

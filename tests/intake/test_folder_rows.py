@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from examples import pictures
 
 from her2lib.files import DataError
 from her2lib.intake import folder_roles, folder_rows
 from her2lib.intake.choices import FIND_OUT, Choices
+from her2lib.intake.layouts import read_layout
 from her2lib.intake.listing import Listing
 
 NOTHING = Listing(Path("x"), [], [])
@@ -70,3 +72,10 @@ def test_names_that_cross_their_folders_are_told_unless_the_user_has_chosen():
     np.testing.assert_array_equal(crossed, [True, False])
     assert problems == [("set name", "train/a_test_2+.png", ("test", "train"))]
     assert not folder_rows.crossed_sets(tree, Choices(set_from="folder"))[0].any()
+
+
+@pytest.mark.parametrize("set_from", ["name", "folder"])
+def test_sets_that_are_stated_and_not_there_are_refused(tmp_path, set_from):
+    pictures(tmp_path, "0/a.png", "1+/b.png")
+    with pytest.raises(DataError, match=f"--set-from {set_from}: no .* train, val or test"):
+        read_layout(tmp_path, Choices(set_from=set_from))

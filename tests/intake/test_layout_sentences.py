@@ -4,9 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
+from examples import manifest, pictures
 
+from her2lib.files import DataError
 from her2lib.intake import columns, layout_sentences
 from her2lib.intake.choices import FIND_OUT, LAYOUTS
+from her2lib.intake.layouts import read_layout
 from her2lib.intake.listing import Listing
 
 
@@ -48,3 +52,34 @@ def test_what_contradicts_itself_is_counted():
     assert sets.startswith("2 of 3 names say another set")
     assert scores.startswith("1 of 3 names say another score")
     assert layout_sentences.crossing_sentences(~crossed & False, undecided & False) == []
+
+
+def test_what_declared_words_were_read_as_is_counted():
+    texts = pd.Series(["negative", "HER2 negative", "2+", "low"])
+    words = {"negative": "0", "equivocal": "2"}
+    assert layout_sentences.score_word_sentences(texts, words) == [
+        "Read as stated: 'negative' as 0 (2 patches), 'equivocal' as 2+ (0 patches)."
+    ]
+    assert layout_sentences.score_word_sentences(texts, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("folders", "hint"),
+    [
+        (("negative", "low"), "are scores, say which each means: --score-word low=SCORE"),
+        (("one plus", "two plus"), "--score-word 'one plus=SCORE'"),
+        (("1", "2", "3", "4"), "counted from 1: --score-word 1=0 --score-word 2=1+"),
+        (("0", "1", "4"), "--score-from folder1"),
+    ],
+)
+def test_folders_that_may_be_scores_get_the_flag_that_says_so(tmp_path, folders, hint):
+    pictures(tmp_path, *[f"{folder}/{folder}.png" for folder in folders])
+    with pytest.raises(DataError) as error:
+        read_layout(tmp_path)
+    assert hint in str(error.value)
+
+
+def test_images_that_a_table_does_not_list_are_counted(tmp_path):
+    manifest(pictures(tmp_path, "b.png", "c.png", "._d.png"), "a.png,0")
+    sentences = read_layout(tmp_path).sentences
+    assert "2 images lie beside those of manifest.csv and are not listed in it: b.png." in sentences

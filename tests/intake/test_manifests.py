@@ -9,6 +9,7 @@ from examples import one_problem, picture
 
 from her2lib.data.patches import read_table
 from her2lib.files import DataError
+from her2lib.intake.choices import Choices
 from her2lib.intake.columns import RAW_COLUMNS
 from her2lib.intake.manifests import manifest_table, rater_headings, read_manifest
 
@@ -68,7 +69,7 @@ def test_what_pandas_and_r_write_for_unknown_is_no_slide_of_that_name(tmp_path):
     assert rows.mpp.tolist() == ["", "0.5", ""]
     assert notes == [
         "manifest.csv: 2 cells of the column 'slide' hold 'NA', 'nan', read as empty.",
-        "manifest.csv: 1 cells of the column 'mpp' hold 'NA', read as empty.",
+        "manifest.csv: 1 cell of the column 'mpp' holds 'NA', read as empty.",
     ]
 
 
@@ -162,3 +163,54 @@ def test_a_hundred_thousand_rows_take_seconds(tmp_path):
     _, table, _, _ = read_manifest(file)
     assert len(table) == 100_000
     assert time.process_time() - began < 8
+
+
+def test_columns_that_are_not_read_are_named(tmp_path):
+    head = "path,score," + ",".join(f"x{i}" for i in range(9)) + ",core,pixel size (um)"
+    text = f"{head}\na.png,0" + ",1" * 11
+    _, _, problems, notes = read_manifest(write(tmp_path, text))
+    assert notes[0].startswith("manifest.csv: columns that are not read: 'x0', 'x1'")
+    assert notes[0].endswith("'x7' and 3 more.")
+    assert [details[1] for _, _, details in problems] == ["slide", "mpp"]
+
+
+def test_folders_of_other_scores_than_the_table_gives_are_said(tmp_path):
+    text = "path,score\n0/a.png,0\n2+/b.png,3\n3+/c.png,3\n"
+    _, _, _, notes = read_manifest(write(tmp_path, text))
+    assert "1 of 3 rows have another score than the folder" in notes[0]
+    assert "2+/b.png" in notes[0]
+    _, _, _, notes = read_manifest(write(tmp_path, text.replace("2+", "0").replace("3+", "1")))
+    assert notes == []
+
+
+def test_classes_counted_from_one_are_refused_until_somebody_says_what_they_mean(tmp_path):
+    for i in range(4):
+        picture(tmp_path / f"{i}.png", i)
+    rows = "".join(f"{i}.png,{i + 1}\n" for i in range(4))
+    file = write(tmp_path, f"image,class\n{rows}")
+    table, problems = read_table(file)
+    assert table.empty
+    assert set(problems["kind"]) == {"scale"}
+    assert "--score-word 1=0 --score-word 2=1+" in problems["remedy"][0]
+    words = {"1": "0", "2": "1+", "3": "2+", "4": "3+"}
+    table, problems = read_table(file, choices=Choices(score_words=words))
+    assert list(table["score"]) == [0, 1, 2, 3]
+    assert problems.empty
+
+
+def test_a_file_that_stands_in_two_rows_is_told_by_its_rows(tmp_path):
+    picture(tmp_path / "a.png", 0)
+    table, problems = read_table(write(tmp_path, "path,score\na.png,2\na.png,2\n"))
+    assert len(table) == 1
+    assert "delete one of the two rows" in one_problem(problems, "stands in the table twice").remedy
+    table, problems = read_table(write(tmp_path, "path,score\na.png,2\na.png,3\n"))
+    assert table.empty
+    assert "a.png in row 2, a.png in row 3" in problems["problem"][0]
+
+
+def test_words_of_other_languages_are_hints(tmp_path):
+    with pytest.raises(DataError, match="perhaps 'Bild' and 'Bewertung'"):
+        read_manifest(write(tmp_path, "Bild;Bewertung;Patient\na.png;2+;7\n"))
+    with pytest.raises(DataError) as error:
+        read_manifest(write(tmp_path, "image,H-score\na.png,120\n"))
+    assert "perhaps" not in str(error.value)

@@ -105,7 +105,7 @@ def test_other_markers_of_mist_are_left_aside(tmp_path):
     source = read_source(jpegs(tmp_path, *files))
     assert len(source.table) == 1
     assert source.table.path[0].split("/")[-4] == "HER2"
-    assert "6 files lie there: 1 read, 1 H&E partners, 0 refused, 4 left aside." in source.sentences
+    assert "6 files lie there: 1 read, 1 H&E partner, 0 refused, 4 left aside." in source.sentences
 
 
 def test_bci_is_recognised_and_phantoms_of_its_shape_are_not_called_so(tmp_path):

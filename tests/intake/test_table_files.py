@@ -136,7 +136,7 @@ def test_a_merged_cell_counts_for_all_its_rows_and_is_said(tmp_path):
     book.save(file)
     (raw,) = table_files.read_raw_tables(file)
     assert [row[1] for row in raw.rows] == ["patient", "P1", "P1", "P1", "P2"]
-    assert raw.notes == ["1 merged cells: the value of each is taken for all its rows."]
+    assert raw.notes == ["Merged cells (1): the value of each is taken for all its rows."]
 
 
 def test_a_formula_without_its_result_is_a_score_or_a_sentence_never_empty(tmp_path):
@@ -183,3 +183,9 @@ def test_rows_of_a_separator_that_only_their_first_line_stated_can_be_read_again
     file.write_bytes(table_files.encode_rows(raw.rows, raw))
     (again,) = table_files.read_raw_tables(file)
     assert again.rows == raw.rows == [["path", "score"], ["p0.png", "1+"]]
+
+
+def test_cells_behind_the_last_that_is_filled_in_are_empty_not_lost(tmp_path):
+    file = workbook(tmp_path / "a.xlsx", ["path", "score", "patient"], ["a", "2+"], ["b"])
+    (raw,) = table_files.read_raw_tables(file)
+    assert raw.rows[1:] == [["a", "2+", ""], ["b", "", ""]]

@@ -171,7 +171,7 @@ def test_where_a_cell_stands_is_said_as_the_spreadsheet_counts(tmp_path):
     assert table.where(1, "score") == "a.csv row 6, column 'Label'"
     assert table.notes == [
         "The rows above the header (row 3) are titles, not read.",
-        "1 blank rows between others are left out.",
+        "1 blank row between others is left out.",
         "The column 'Label' is read as score.",
     ]
 
@@ -225,7 +225,7 @@ def test_two_words_for_one_column_are_refused_unless_they_say_the_same(tmp_path)
 def test_rows_that_end_early_are_refused_unless_only_remarks_are_missing(tmp_path):
     table = table_of(tmp_path, "path,score,remark\na,1\nb,2,x\n")
     assert table.cells["remark"].tolist() == ["", "x"]
-    assert table.notes == ["1 rows end before the last column: what is missing reads as empty."]
+    assert table.notes == ["1 row ends before the last column: what is missing reads as empty."]
     # The slide may be missing, and then its patient would stand in its place.
     with pytest.raises(DataError, match="row 2 has 3 cells where the header has 4: give every row"):
         table_of(tmp_path, "path,score,slide,patient\na,1,P1\n")

@@ -232,7 +232,7 @@ def test_cells_of_readers_that_are_no_scores_stay_and_are_counted(tmp_path):
     nothing = pd.DataFrame(columns=["patch", "rater", "reading", "score"])
     merger = merging.merge_into_manifest(table, nothing)
     assert any(
-        "1 cells of the column 'rater_anna' are no scores" in one for one in merger.sentences
+        "1 cell of the column 'rater_anna' without a score" in one for one in merger.sentences
     )
     assert any("manifest.csv row 2, column 'rater_anna': '2+?'" in one for one in merger.sentences)
     assert merger.cells["rater_anna"].tolist() == ["2+?", "1"]
@@ -256,3 +256,17 @@ def test_the_median_of_all_by_hand(tmp_path):
     after = cells_after(manifest, [("a.png", "carl", 3), ("b.png", "carl", 2)], how="median")
     assert after["score"].tolist() == ["1+", "2+"]
     np.testing.assert_array_equal(after["rater_carl"], ["3+", "2+"])
+
+
+def test_who_read_alone_and_what_was_read_twice_is_said(tmp_path, manifest):
+    (tmp_path / "r.csv").write_text(
+        "patch,reader,reading,score\np0,A,1,0\np0,A,2,1+\np0,B,1,0\np1,A,1,2+\n"
+    )
+    table, names = merging.open_manifest(manifest)
+    readings = merging.gather_readings([tmp_path / "r.csv"], patches=names)
+    sentences = merging.merge_into_manifest(table, readings.ratings).sentences
+    assert "1 patch was read by one reader alone, whose score stands." in sentences
+    assert "1 repeated reading is not written: a reader's first reading of a patch counts." in (
+        sentences
+    )
+    assert any("B (1 patch, 1 of them new)" in sentence for sentence in sentences)

@@ -93,3 +93,9 @@ def test_a_table_without_a_reader_is_a_sentence_and_one_reader_has_one_column(tm
         judged(tmp_path, "patch,slide\na,1\n")
     with pytest.raises(DataError, match="two columns are named 'anna'"):
         judged(tmp_path, "patch,anna,rater_anna\na,1+,2+\n")
+
+
+@pytest.mark.parametrize("heading", ["percent", "H-score", "HER2 status", "Allred", "intensity"])
+def test_other_measures_are_no_readers(tmp_path, heading):
+    readers, _ = judged(tmp_path, f"patch,anna,{heading}\na,0,0\nb,2+,1\nc,3+,2\n")
+    assert list(readers) == ["anna"]

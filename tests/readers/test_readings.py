@@ -132,3 +132,22 @@ def test_a_workbook_with_a_second_reading_in_columns(tmp_path):
         ["a", "anna", 2, 2],
         ["b", "anna", 1, 0],
     ]
+
+
+def test_a_reader_who_counts_from_one_is_left_out_in_one_sentence(tmp_path):
+    text = "patch,anna,ben\na,1,1+\nb,2,2+\nc,4,0\n"
+    readings_ = read(tmp_path, text, readers=["anna", "ben"])
+    assert set(readings_.ratings["rater"]) == {"ben"}
+    assert len(readings_.problems) == 1
+    assert "r.csv, anna: numbers from 1 to 4" in readings_.problems[0]
+    words = {"1": "0", "2": "1+", "3": "2+", "4": "3+"}
+    readings_ = read(tmp_path, text, readers=["anna", "ben"], score_words=words)
+    of_anna = readings_.ratings[readings_.ratings["rater"] == "anna"]
+    assert of_anna["score"].tolist() == [0, 1, 3]
+
+
+def test_a_reading_of_two_scores_names_the_flag_that_chooses(tmp_path):
+    text = "patch,anna\na,0/1+\nb,2+\n"
+    assert "--score-word 0/1+=SCORE" in read(tmp_path, text).problems[0]
+    chosen = read(tmp_path, text, score_words={"0/1+": "1+"})
+    assert chosen.ratings["score"].tolist() == [1, 2]

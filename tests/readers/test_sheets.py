@@ -160,7 +160,7 @@ def test_a_sheet_that_cannot_be_read_is_named_and_the_others_count(table, tmp_pa
     assert (ratings["score"] == 0).all()
     assert len(problems) == 1
     assert "The sheet of A cannot be read" in problems[0]
-    assert "no column 'code', only 'codes', 'scores'" in problems[0]
+    assert "no column 'code' and no column 'score', only 'codes', 'scores'" in problems[0]
     with pytest.raises(DataError, match=r"holds no key\.csv: name the folder that"):
         sheets.gather_sheets(folder / "B")
 

@@ -283,3 +283,10 @@ def test_nothing_there_is_a_sentence_and_an_empty_folder_an_empty_table(tmp_path
     assert new.table.empty
     assert new.problems == []
     assert new.notes == ["0 files lie there: 0 patches read, 0 refused, 0 left aside."]
+
+
+def test_given_scores_of_another_scale_are_compared_with_nothing(tmp_path):
+    root = manifest(tmp_path / "data", *[f"{i}.png,{i + 1}" for i in range(4)])
+    patches = gathered(root, tmp_path=tmp_path)
+    assert any("numbers from 1 to 4" in note for note in patches.notes)
+    assert set(patches.table["score_given"]) == {-1}

@@ -150,8 +150,8 @@ def test_what_encloses_nothing_is_counted_and_named(tmp_path):
     whole = [feature(polygon(OUTLINE)), feature(point), feature(point), feature(line)]
     sentences = annotations.read_regions(write(tmp_path, whole)).sentences()
     assert sentences == [
-        "S0.geojson: 1 regions (1 without a class).",
-        "S0.geojson: 2 Point, 1 LineString left aside, which enclose nothing.",
+        "S0.geojson: 1 region (1 without a class).",
+        "S0.geojson: 2 Point, 1 LineString left aside, enclosing nothing.",
     ]
 
 

@@ -72,7 +72,7 @@ def test_case_17_junk_links_and_folders_are_left_aside_and_named(small_slide, tm
     assert list(there.refused) == ["S9.svs"]
     assert "is a link to nothing" in there.refused["S9.svs"]
     assert there.left_aside == [("._S0.tif", "program"), ("B.tif/a.png", "other")]
-    assert there.sentences()[0] == "4 files there: 1 slides cut, 1 refused, 2 left aside."
+    assert there.sentences()[0] == "4 files there: 1 slide cut, 1 refused, 2 left aside."
 
 
 def test_slides_at_the_top_and_below_are_all_there(small_slide, tmp_path):

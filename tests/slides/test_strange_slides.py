@@ -60,7 +60,7 @@ def test_case_17_junk_and_dangling_links_end_no_tiling(tmp_path, small, capsys, 
     assert code == 1
     assert "S9.svs is a link to nothing: bring the slide back." in err
     assert "[Errno" not in err
-    assert "3 files there: 1 slides cut, 1 refused, 1 left aside." in out
+    assert "3 files there: 1 slide cut, 1 refused, 1 left aside." in out
     assert "1 left aside (left by an operating system or program): ._S0.tif." in out
     assert set(read_manifest(tmp_path / "out").slide) == {"S0"}
 
@@ -141,8 +141,8 @@ def test_case_39_slides_of_tcga_find_their_patients(tmp_path, small, capsys, thr
     assert code == 0
     patient = read_manifest(tmp_path / "out").drop_duplicates("slide").set_index("slide").patient
     assert patient.to_dict() == {name: "P1", "S1": ""}
-    assert "1 of 2 slides have a patient. 1 have none: S1." in out
-    assert "1 of 2 rows of the table of patients name no slide here: TCGA-A1-0002" in out
+    assert "The patient is known of 1 of 2 slides. Without one: 1 (S1)." in out
+    assert "No slide here is named by 1 of 2 rows of the table of patients: TCGA-A1-0002" in out
 
 
 def test_case_19_enlarging_is_refused_or_said_as_the_user_chose(tmp_path, small, capsys, threads):
@@ -153,7 +153,7 @@ def test_case_19_enlarging_is_refused_or_said_as_the_user_chose(tmp_path, small,
     assert "--mpp 0.9, or --enlarge" in err
     code, out, _ = tile(capsys, slide, "--out", tmp_path / "out", "--enlarge", **options)
     assert code == 0
-    assert "patches are enlarged 1.95 times to 0.461 and hold no finer detail" in out
+    assert "enlarged 1.95 times to 0.461 without finer detail" in out
     table = read_manifest(tmp_path / "out")
     assert table.enlarged.astype(float).tolist() == pytest.approx([1.95] * len(table), rel=0.01)
     said = " ".join(patches.read_source(tmp_path / "out" / "manifest.csv").sentences)
@@ -181,7 +181,7 @@ def test_names_that_are_no_utf8_or_too_long_are_cut_and_written(tmp_path, small,
     os.rename(write_slide(tmp_path / "S1.tif", np.roll(small, 5, axis=0)), odd)
     code, out, err = tile(capsys, folder, "--out", tmp_path / "out")
     assert code == 1
-    assert "2 files there: 1 slides cut, 1 refused" in out
+    assert "2 files there: 1 slide cut, 1 refused" in out
     assert "has a name that is no UTF-8, as old disks write them: rename it." in err
     assert set(read_manifest(tmp_path / "out").slide.map(len)) == {200}
     # named on the line it is cut all the same

@@ -99,7 +99,7 @@ def test_case_16_what_people_typed_is_kept_when_a_slide_is_added(tmp_path):
     assert written.slide.tolist() == ["S0"] * 3 + ["S1"] * 2
     assert manifest.remark.tolist() == [*typed["remark"], "", ""]
     assert (tmp_path / OLD).read_bytes() == by_people
-    assert sentences[-1].startswith("2 rows were added to the 3 of")
+    assert sentences[-1].startswith("Added to the 3 rows of")
     assert OLD in sentences[-1]
     # and once more, with the new slide alone
     before = contents(tmp_path)
@@ -153,7 +153,7 @@ def test_a_path_written_otherwise_is_the_same_patch(tmp_path, form):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda t: t.assign(path=t.path.str.replace("x0001", "x9991")), "1 rows of .* row 3, S0/"),
+        (lambda t: t.assign(path=t.path.str.replace("x0001", "x9991")), "1 row of .* row 3, S0/"),
         (lambda t: pd.concat([t, t.head(1)]), "Rows 2 and 5 of .* name the same patch"),
         (lambda t: t.rename(columns={"path": "Pfad"}), "has no column 'path'"),
     ],
@@ -181,7 +181,9 @@ def test_rows_that_people_deleted_stay_away_and_a_whole_slide_comes_back(tmp_pat
     edit(tmp_path, lambda table: table[table.slide == "S0"].tail(2))
     manifest, sentences = write(tmp_path, cut("S0"), cut("S1"))
     assert manifest.groupby("slide").size().to_dict() == {"S0": 2, "S1": 3}
-    assert sentences[0].startswith("1 patches whose rows were deleted")
+    assert sentences[0].startswith(
+        "Rows that were deleted from the manifest stay out of it, of 1 patch"
+    )
     assert "S0/S0_x000000_y000000.png" in sentences[0]
 
 
@@ -189,7 +191,7 @@ def test_a_field_that_was_left_out_before_comes_in_when_it_is_cut(tmp_path):
     write(tmp_path, cut("S0", n=2, skipped=2))
     manifest, sentences = write(tmp_path, cut("S0", n=3, skipped=1))
     assert len(manifest) == 3
-    assert "1 rows were added" in sentences[0]
+    assert "Added to the 2 rows of" in sentences[0]
     assert len(cells(tmp_path, "skipped")) == 1
 
 
@@ -240,14 +242,15 @@ def test_case_39_slides_without_a_patient_and_rows_without_a_slide_are_named():
     patient_of, notes, problems = tile_tables.match_patients(patients, NAMES)
     assert patient_of == {"TCGA-1.0B": "P1", "S1": "P2"}
     assert notes == [
-        "2 of 3 slides have a patient. 1 have none: S2.",
-        "1 of 3 rows of the table of patients name no slide here: S9.",
+        "The patient is known of 2 of 3 slides. Without one: 1 (S2).",
+        "No slide here is named by 1 of 3 rows of the table of patients: S9.",
     ]
     assert problems == []
 
 
 def test_patients_that_cannot_be_matched_are_a_sentence():
-    with pytest.raises(DataError, match=r"None of the 1 slides .* names X, there are S1, S2"):
+    says = r"No slide in the table of patients \(1 row\) .* names X, there are S1, S2"
+    with pytest.raises(DataError, match=says):
         tile_tables.match_patients({"X": "P1"}, NAMES)
     with pytest.raises(DataError, match="mean slide S1, with the patients P1 and P2"):
         tile_tables.match_patients({"S1": "P1", "S1.tif": "P2"}, NAMES)

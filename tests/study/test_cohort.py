@@ -162,3 +162,31 @@ def test_a_reread_score_that_is_none_is_named_by_its_cell(data, tmp_path):
     table = cohort.prepare_cohort(data(reread=str(again)), side_px=32, progress=False).table
     scores = table.set_index("name")["score"]
     assert (scores["p0.png"], scores["p1.png"]) == (0, 3)
+
+
+def test_what_the_external_set_lacks_is_said_with_a_remedy_that_works(data, tmp_path):
+    for file in (tmp_path / "far").rglob("*.png"):
+        file.rename(tmp_path / "far" / file.name)
+    with pytest.raises(DataError, match=r"no flag speaks of: bring it as a manifest\.csv"):
+        cohort.read_sources(data(), progress=False)
+    rows = [f"e{i}.png," for i in range(4)]
+    (tmp_path / "far" / "manifest.csv").write_text("\n".join(["path,score", *rows]))
+    study = data()
+    notes = cohort.reading_notes(study, cohort.read_sources(study, progress=False))
+    assert notes[-1] == "External set: no patch has a score, so nothing is tested on it."
+
+
+def test_a_study_is_never_trained_on_its_external_set(data, tmp_path):
+    study = data(external=str(tmp_path / "own" / "manifest.csv"))
+    with pytest.raises(DataError, match="40 patches of the study stand in its external set"):
+        cohort.read_sources(study, progress=False)
+
+
+def test_reread_patches_may_stand_under_image_and_a_wrong_name_gets_the_right_one(data, tmp_path):
+    (tmp_path / "again.csv").write_text("image,reread\np0.png,3+\n")
+    study = data(reread=str(tmp_path / "again.csv"))
+    table = cohort.prepare_cohort(study, side_px=32, progress=False).table
+    assert table.set_index("name")["score"]["p0.png"] == 3
+    (tmp_path / "again.csv").write_text("image,reread\np0,3+\n")
+    with pytest.raises(DataError, match=r"Perhaps 'p0\.png' is meant"):
+        cohort.prepare_cohort(study, side_px=32, progress=False)
