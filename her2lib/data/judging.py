@@ -189,9 +189,9 @@ def judge_texts(rows: pd.DataFrame, problems: list, choices: Choices) -> np.ndar
 
 def _judge_scale(rows, texts, problems, choices):
     """(N,) bool, rows whose score is a number of a column on another scale than 0 to 3."""
-    words = choices.score_words
-    what, remedy = columns.other_scale(texts, words)
-    is_number = partial(columns.is_bare_number, words=words)
+    score_words = choices.score_words
+    what, remedy = columns.other_scale(texts, score_words)
+    is_number = partial(columns.is_bare_number, score_words=score_words)
     doubtful = _map_unique(texts, is_number).astype(bool)
     doubtful &= bool(what)
     for file, text, cell in _cells_of(rows, "score", texts, doubtful):
@@ -231,15 +231,15 @@ def _score_word_hint(text):
     return f", or say which it means: --score-word {example}"
 
 
-def _judge_readings(rows, problems, words):
+def _judge_readings(rows, problems, score_words):
     """Turns the readings of every rater into 0 to 3, -1 for not read or not readable."""
-    parse_score = partial(columns.parse_written_score, words=words)
+    parse_score = partial(columns.parse_written_score, words=score_words)
     for column in columns.rater_columns(rows):
         texts = rows[column]
         readings = _map_unique(texts, parse_score).astype(int)
-        what, _ = columns.other_scale(texts, words)
+        what, _ = columns.other_scale(texts, score_words)
         if what:
-            is_number = _map_unique(texts, partial(columns.is_bare_number, words=words))
+            is_number = _map_unique(texts, partial(columns.is_bare_number, score_words=score_words))
             readings = readings.mask(is_number.astype(bool), columns.NOT_A_SCORE)
         wrong = readings == columns.NOT_A_SCORE
         for file, text, cell in _cells_of(rows, column, texts, wrong):

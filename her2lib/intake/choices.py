@@ -45,8 +45,8 @@ class Choices:
             value = getattr(self, name)
             if value and value not in known:
                 raise ValueError(f"{name} cannot be {value!r}.{did_you_mean(value, known)}")
-        for word, score in self.score_words.items():
-            _check_score_word(word, score)
+        for score_word, score in self.score_words.items():
+            _check_score_word(score_word, score)
         # False for nan
         if self.mpp is not None and not 0.05 <= self.mpp <= 10:
             raise ValueError(f"mpp is micrometres a pixel, 0.05 to 10, not {self.mpp!r}.")
@@ -93,9 +93,9 @@ def read_score_words(texts: Iterable[str]) -> dict[str, str]:
     return words
 
 
-def _check_score_word(word, score):
+def _check_score_word(score_word, score):
     """Raises ValueError where a word is declared to be what is no score: negative=zero."""
     try:
         scores.parse_score(score)
     except ValueError as error:
-        raise ValueError(f"The score word {word!r}: {error}") from error
+        raise ValueError(f"The score word {score_word!r}: {error}") from error

@@ -76,18 +76,18 @@ def parse_written_scores(texts: Iterable[str], words: Mapping[str, str] = NO_WOR
     return [score_of[text] for text in texts]
 
 
-def other_scale(texts: Iterable[str], words: Mapping[str, str] = NO_WORDS) -> tuple[str, str]:
+def other_scale(texts: Iterable[str], score_words: Mapping[str, str] = NO_WORDS) -> tuple[str, str]:
     """(what is wrong, remedy) where numbers of a column are no scores 0 to 3; ("", "") elsewhere.
 
     Classes counted from 1 are wrong by one step throughout, and the first percents are 0, 1, 2
-    and 3: of such a column no number is read, unless words declares what each stands for.
+    and 3: of such a column no number is read, unless score_words declare what each stands for.
 
     Example: other_scale(["1", "2", "3", "4"])[0] begins "numbers from 1 to 4"
     """
     texts = list(texts)
-    numbers = [float(text.replace(",", ".")) for text in texts if is_bare_number(text, words)]
+    numbers = [float(text.replace(",", ".")) for text in texts if is_bare_number(text, score_words)]
     beyond = [number for number in numbers if number not in (0, 1, 2, 3)]
-    if set(beyond) == {4} != set(numbers) and 0 not in parse_written_scores(texts, words):
+    if set(beyond) == {4} != set(numbers) and 0 not in parse_written_scores(texts, score_words):
         remedy = f"say what they mean: {COUNTED_FROM_ONE}"
         return "numbers from 1 to 4, of which 1 may be the score 0", remedy
     # A slip of the keyboard is one number or two; a percentage or an H-score has many.
@@ -97,9 +97,9 @@ def other_scale(texts: Iterable[str], words: Mapping[str, str] = NO_WORDS) -> tu
     return "", ""
 
 
-def is_bare_number(text: str, words: Mapping[str, str] = NO_WORDS) -> bool:
-    """bool, whether a text is a number without a plus sign that words does not declare."""
-    return bool(_NUMBER.fullmatch(text)) and text not in words
+def is_bare_number(text: str, score_words: Mapping[str, str] = NO_WORDS) -> bool:
+    """bool, whether a text is a number without a plus sign that score_words does not declare."""
+    return bool(_NUMBER.fullmatch(text)) and text not in score_words
 
 
 def set_of_word(text: str) -> str:

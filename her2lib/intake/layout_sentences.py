@@ -106,16 +106,16 @@ def no_score_sentence(
     return " ".join(parts)
 
 
-def score_word_sentences(texts: pd.Series, words: Mapping[str, str]) -> list[str]:
+def score_word_sentences(texts: pd.Series, score_words: Mapping[str, str]) -> list[str]:
     """list of a sentence on what each declared word was read as, and how often; empty for none.
 
     texts (N,): the scores as written.
     """
     parts = []
-    for word, score in words.items():
-        n = int(texts.map({text: _is_word(text, word) for text in set(texts)}).sum())
+    for score_word, score in score_words.items():
+        n = int(texts.map({text: _is_word(text, score_word) for text in set(texts)}).sum())
         written = scores.score_name(scores.parse_score(score))
-        parts.append(f"{word!r} as {written} ({count_text(n, 'patch', 'patches')})")
+        parts.append(f"{score_word!r} as {written} ({count_text(n, 'patch', 'patches')})")
     if not parts:
         return []
     return [f"Read as stated: {', '.join(parts)}."]
@@ -156,10 +156,10 @@ def aside_sentences(lying: Listing, read: Collection[str]) -> list[str]:
 # --- helpers --------------------------------------------------------------------------------------
 
 
-def _is_word(text, word):
+def _is_word(text, score_word):
     """bool, whether a text is read as what a word is declared to be."""
     parse = columns.parse_written_score
-    return parse(text, {word: "0"}) != parse(text, {word: "3+"})
+    return parse(text, {score_word: "0"}) != parse(text, {score_word: "3+"})
 
 
 def _folders_hint(ihc):
@@ -171,11 +171,11 @@ def _folders_hint(ihc):
     if any(columns.parse_written_score(folder) >= 0 for folder in innermost):
         return [f"The folders {names} are no scores, as not all are: --score-from folder1."]
     # Patients or slides are many, the words for four scores few.
-    words = sorted(set().union(*ihc["free"]) - {""})
-    if not 2 <= len(words) <= MOST_SCORE_WORDS:
+    folders = sorted(set().union(*ihc["free"]) - {""})
+    if not 2 <= len(folders) <= MOST_SCORE_WORDS:
         return []
-    shown = ", ".join(words)
-    example = shlex.quote(f"{words[0].lower()}=SCORE")
+    shown = ", ".join(folders)
+    example = shlex.quote(f"{folders[0].lower()}=SCORE")
     return [f"If the folders {shown} are scores, say which each means: --score-word {example}."]
 
 

@@ -34,7 +34,7 @@ def locate_files(
         return paths, []
     known = _KnownFiles(list_files(folder, allow=allow).files)
     # A way up in the middle of a path leads where nobody can tell.
-    keys = {i: _key(texts[i]) for i in missing if "/../" not in texts[i].replace("\\", "/")}
+    keys = {i: _path_key(texts[i]) for i in missing if "/../" not in texts[i].replace("\\", "/")}
     file_of, sentences = _nearly_as_written(known, texts, keys, table)
     if 2 * len(_without(keys, file_of)) >= len(texts):
         more, sentence = _under_another_beginning(known, texts, _without(keys, file_of), table)
@@ -54,7 +54,7 @@ class _KnownFiles:
         self.by_key: dict[str, set[str]] = {}
         self.by_name: dict[str, set[str]] = {}
         for file in files:
-            key = _key(file)
+            key = _path_key(file)
             if not key.endswith(SUFFIXES):
                 continue
             for one in (key, posixpath.splitext(key)[0]):
@@ -88,7 +88,7 @@ def _as_written(folder, text):
     return path
 
 
-def _key(text):
+def _path_key(text):
     """str, a path with forward slashes, in one Unicode form and in lower case."""
     path = unicodedata.normalize("NFC", text).replace("\\", "/").casefold()
     return posixpath.normpath(path)
@@ -108,7 +108,7 @@ def _nearly_as_written(known, texts, keys, table):
     """({row: file}, sentences) of paths that lack an ending, or differ in capitals."""
     candidates = {i: known.at(key) for i, key in keys.items()}
     file_of = {i: file for i, file in candidates.items() if file}
-    return file_of, _sentences(table, texts, file_of, "with another ending or other capitals")
+    return file_of, _found_sentences(table, texts, file_of, "with another ending or other capitals")
 
 
 def _under_another_beginning(known, texts, keys, table):
@@ -132,7 +132,7 @@ def _under_another_beginning(known, texts, keys, table):
         return {}, []
     candidates = {i: known.at(put + key.removeprefix(cut)) for i, key in keys.items()}
     file_of = {i: file for i, file in candidates.items() if file}
-    return file_of, _sentences(table, texts, file_of, "under another beginning")
+    return file_of, _found_sentences(table, texts, file_of, "under another beginning")
 
 
 def _beginnings(known, key):
@@ -140,7 +140,7 @@ def _beginnings(known, key):
     changes = set()
     folders = key.split("/")
     for file in known.by_name.get(folders[-1], ()):
-        path = _key(file)
+        path = _path_key(file)
         if posixpath.splitext(path)[0].endswith(folders[-1]):
             path = posixpath.splitext(path)[0]
         for start in range(1, len(folders)):
@@ -160,10 +160,10 @@ def _by_name(known, texts, keys, table):
     names = {i: key for i, key in keys.items() if "/" not in key}
     candidates = {i: known.called(name) for i, name in names.items()}
     file_of = {i: file for i, file in candidates.items() if file}
-    return file_of, _sentences(table, texts, file_of, "without a folder")
+    return file_of, _found_sentences(table, texts, file_of, "without a folder")
 
 
-def _sentences(table, texts, file_of, why):
+def _found_sentences(table, texts, file_of, why):
     """list of a sentence on paths that were found elsewhere than written; empty for none."""
     if not file_of:
         return []

@@ -181,7 +181,7 @@ def _without_other_scales(rows, file, score_words):
     """(rows, sentences): without the numbers of a reader whose scale is not 0 to 3."""
     doubtful = pd.Series(False, index=rows.index)
     sentences = []
-    is_number = rows["score"].map(partial(is_bare_number, words=score_words)).astype(bool)
+    is_number = rows["score"].map(partial(is_bare_number, score_words=score_words)).astype(bool)
     for reader, texts in rows["score"].groupby(rows["rater"], sort=False):
         what, remedy = other_scale(texts, score_words)
         if what:

@@ -178,7 +178,7 @@ def _forget_odd_labels(rows, choices):
     what, remedy = columns.other_scale(rows["score"], choices.score_words)
     if what:
         notes.append(f"The given scores are {what}: they are compared with nothing; {remedy}.")
-        odd |= rows["score"].map(partial(columns.is_bare_number, words=choices.score_words))
+        odd |= rows["score"].map(partial(columns.is_bare_number, score_words=choices.score_words))
     elif odd.any():
         first = rows[odd].iloc[0]
         notes.append(

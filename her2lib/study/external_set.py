@@ -34,7 +34,7 @@ def keep_apart(
     Example: cohort, external = keep_apart(cohort, external)
     """
     leaks = _leaks(cohort.table, external.table, cache, open_images)
-    external = _told_apart(cohort, external)
+    external = _with_names_apart(cohort, external)
     if not leaks:
         return cohort, external
     count = count_text(len(leaks), "patch of the study stands", "patches of the study stand")
@@ -60,21 +60,21 @@ def keep_apart(
 
 def _leaks(table, external_table, cache, open_images):
     """list of (name in the cohort, name in the external set) of one and the same file."""
-    keys = _keys(table, cache, open_images)
-    external_keys = _keys(external_table, cache, open_images)
+    keys = _file_keys(table, cache, open_images)
+    external_keys = _file_keys(external_table, cache, open_images)
     external_name = dict(zip(external_keys, external_table["name"], strict=True))
     pairs = zip(table["name"], keys, strict=True)
     return [(name, external_name[key]) for name, key in pairs if key in external_name]
 
 
-def _keys(table, cache, open_images):
+def _file_keys(table, cache, open_images):
     """list of str (N,), what tells one file from another: its bytes, or its path."""
     if open_images:
         return probe_files(table["path"], cache=cache)["digest"].tolist()
     return [str(Path(path).resolve()) for path in table["path"]]
 
 
-def _told_apart(cohort, external):
+def _with_names_apart(cohort, external):
     """Source of the external set, names that the cohort has begin with external/."""
     shared = external.table["name"].isin(set(cohort.table["name"]))
     if not shared.any():

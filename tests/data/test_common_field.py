@@ -27,14 +27,14 @@ def test_larger_fields_show_their_middle_and_smaller_ones_are_mirrored():
     assert list(table.field_px) == [0, 0, 480, 1920]
     assert len(notes) == 1
     assert "480 micrometres" in notes[0]
-    assert "1 larger" in notes[0]
-    assert "1 smaller" in notes[0]
+    assert "by their middle alone, 1 of up to 960" in notes[0]
+    assert "mirrored at their edges, 1 of 360" in notes[0]
 
 
 def test_less_than_half_the_field_is_read_whole_and_said():
     table, notes = with_common_field(table_of([0.5, 0.5]), np.array([960, 400]), field_um=480.0)
     assert list(table.field_px) == [0, 0]
-    assert "1 patches show less than half" in notes[0]
+    assert notes[0].startswith("Less than half of 480 micrometres a side is shown by 1 patch")
 
 
 def test_an_estimate_moves_nothing_within_its_uncertainty():

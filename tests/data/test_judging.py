@@ -36,7 +36,7 @@ def test_control_signs_are_written_out():
 
 def test_a_reason_of_the_field_gate_leaves_the_row_out():
     problems = []
-    rows = pd.DataFrame({"file": ["a.png", "b.png"]})
+    rows = pd.DataFrame({"file": ["a.png", "b.png"], "slide": ["", ""]})
     mask = judging.judge_fields(rows, problems, ["", "blank"])
     assert list(mask) == [False, True]
     assert problems == [("field", "b.png", ("blank",))]

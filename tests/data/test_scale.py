@@ -167,7 +167,7 @@ def test_a_set_that_mostly_does_not_answer_has_no_scale():
     together = scale.pool_mpp(estimates(0.5, np.nan, np.nan))
     assert np.isnan([together.mpp, together.low, together.high]).all()
     assert together.n_answered == 1
-    assert "2 of 3 pictures do not show it, mostly because it is too pale" in together.sentence()
+    assert "not shown by 2 of 3 pictures, mostly because it is too pale" in together.sentence()
     assert "--mpp" in together.sentence()
 
 
