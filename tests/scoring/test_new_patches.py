@@ -165,7 +165,8 @@ def test_a_slide_that_cannot_be_read_leaves_the_others_done(tmp_path):
     assert len(new.problems) == 1
     assert "S1.svs" in new.problems[0]
     assert "1 refused, 0 left aside" in new.notes[0]
-    assert new.left_out.fate.tolist() == ["refused"]
+    assert new.left_out.fate.tolist() == ["of a slide"]
+    assert "S1.svs" in new.left_out.problem[0]
 
 
 # --- what is left aside, refused, counted ---------------------------------------------------------
@@ -252,7 +253,7 @@ def test_sides_that_are_cut_off_are_told(tmp_path):
     Image.fromarray(tissue_pixels(1, 64)[:36]).save(tmp_path / "new" / "wide.png")
     picture(tmp_path / "new" / "a.png", 2)
     new = gathered(tmp_path / "new", tmp_path=tmp_path, choices=Choices(any_field=True))
-    sentence = next(note for note in new.notes if "not square" in note)
+    sentence = next(note for note in new.notes if "Not square" in note)
     assert "1 of 2 images" in sentence
     # 36 of 64 columns are scored
     assert "44%" in sentence

@@ -152,7 +152,7 @@ def test_patches_are_brought_to_the_field_of_training(project, tmp_path):
     probabilities = table.set_index("patch")[["p0", "p1", "p2", "p3"]].astype(float)
     # the square is the same but for the pixels that antialiasing takes from beyond its edge
     assert np.allclose(probabilities.loc["wide.png"], probabilities.loc["middle.png"], atol=0.002)
-    assert any("fields of 64 micrometres a side: 1 larger" in note for note in notes)
+    assert any("fields of 64 micrometres a side: shown by their middle" in note for note in notes)
 
 
 def test_an_unknown_scale_is_said_with_the_flag(project, loose, tmp_path):
@@ -162,7 +162,7 @@ def test_an_unknown_scale_is_said_with_the_flag(project, loose, tmp_path):
     )
     sentence = next(note for note in notes if "No scale is stated for 1 patch" in note)
     assert "--patch-mpp" in sentence
-    assert any("1 patch of unknown scale (first: new0.jpg)" in note for note in notes)
+    assert any("taken whole: 1 patch (first: new0.jpg)" in note for note in notes)
 
 
 # --- agreement with what is known -----------------------------------------------------------------
