@@ -38,6 +38,8 @@ _SET = re.compile(
 )
 # How many times larger than scanned a patch is that `her2 tile` cut; empty where it is not.
 ENLARGED = "enlarged"
+# What the kit itself writes into a manifest: `her2 tile` measures, `her2 consensus` keeps.
+OF_THE_KIT = ("x", "y", "tissue", "dab", "sharpness", ENLARGED, "score_given")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 # Micrometres a pixel, from oil immersion to a loupe; beyond, the unit is wrong (nm, mm).
 MPP = (0.05, 10.0)

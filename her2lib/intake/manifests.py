@@ -159,7 +159,8 @@ def _enlarged_note(cells):
 
 def _unread_columns_note(table, used):
     """list of a sentence on the columns that nothing is read from; empty where there are none."""
-    unread = [table.headings[column] for column in table.cells if column not in used]
+    known = {*used, *columns.OF_THE_KIT}
+    unread = [table.headings[column] for column in table.cells if column not in known]
     if not unread:
         return []
     shown = ", ".join(map(repr, unread[:SHOWN_COLUMNS]))
