@@ -79,12 +79,18 @@ def tissue(seed, score):
 
 
 def read_like_people(folder):
-    """Fills the sheets: both readers give each patch the score of its slide's number."""
+    """Fills the sheets: both readers give each patch the score of score_by_place."""
     key = pd.read_csv(folder / "key.csv", dtype=str)
-    by_slide = {
-        patch: SCORES[int(re.match(r"s(\d)", Path(patch).name).group(1))] for patch in key.patch
-    }
-    fill_sheets(folder, by_slide)
+    fill_sheets(folder, {patch: score_by_place(patch) for patch in key.patch})
+
+
+def score_by_place(patch):
+    """str, a score that the slide and the place of a patch decide.
+
+    Every slide holds every score: of one score a slide, none could be spared for a test set.
+    """
+    slide, x, y = re.search(r"s(\d)_x(\d+)_y(\d+)", patch).groups()
+    return SCORES[(int(slide) + int(x) // 236 + int(y) // 236) % 4]
 
 
 def test_from_slides_to_scored_patches_and_the_plan_of_a_study(laboratory, capsys):
@@ -100,7 +106,8 @@ def test_from_slides_to_scored_patches_and_the_plan_of_a_study(laboratory, capsy
             assert execute(line) == 0, capsys.readouterr().err
     manifest = pd.read_csv(laboratory / "tiles" / "manifest.csv", dtype=str)
     number = manifest.slide.str[1].astype(int)
-    assert list(manifest.score) == [SCORES[k] for k in number]
+    assert list(manifest.score) == [score_by_place(path) for path in manifest.path]
+    assert set(manifest.score) == set(SCORES)
     assert list(manifest.patient) == [f"p{k}" for k in number]
     assert set(np.unique(number)) == {0, 1, 2, 3}
     planned = [line for line in commands() if "--dry-run" in line and "her2 run" in line]
